@@ -1,0 +1,168 @@
+"""Every way a generation can go wrong, named from the caller's side.
+
+    DarkroomError
+    ├── ConfigurationError      the start stops; names the variable
+    ├── StoreUnavailable        Redis cannot be asked, or refuses writes
+    ├── LeaseLost               another worker holds the task: stop, touch nothing
+    ├── GenerationFailed        the task is over, with the `Failure` that its record keeps
+    └── ProviderError
+        ├── not executed, costs nothing
+        │   ├── RateLimited         wait, then the same route again
+        │   ├── Unavailable         the same, no connection or an admission refusal
+        │   ├── NotAuthorised       key, country, permission
+        │   ├── OutOfCredit         the provider wants money first
+        │   ├── ModelNotServed      the upstream model is gone or not granted
+        │   └── Refused             the provider does not take this request
+        ├── ContentRefused      prompt or picture against the provider's rules
+        ├── JobFailed           executed, no picture
+        ├── JobLost             accepted once, now unknown to the provider
+        ├── BadAnswer           executed as far as we know, but the answer has no use
+        └── OutcomeUnknown      sent, and no answer: it may have been bought
+
+Adapters raise them, only the runner acts on them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from common.task import Billed, Failure
+
+__all__ = [
+    "BadAnswer",
+    "ConfigurationError",
+    "ContentRefused",
+    "DarkroomError",
+    "GenerationFailed",
+    "JobFailed",
+    "JobLost",
+    "LeaseLost",
+    "ModelNotServed",
+    "NotAuthorised",
+    "OutOfCredit",
+    "OutcomeUnknown",
+    "ProviderError",
+    "RateLimited",
+    "Refused",
+    "StoreUnavailable",
+    "Unavailable",
+]
+
+
+class DarkroomError(Exception):
+    """Base of everything this project raises on purpose."""
+
+
+class ConfigurationError(DarkroomError):
+    """A setting is missing, misspelt or impossible; the message names the variable."""
+
+
+class StoreUnavailable(DarkroomError):
+    """Redis did not answer in time or refused the write: whether it happened is not known."""
+
+
+class LeaseLost(DarkroomError):
+    """The generation number is no longer ours: whoever holds the task now goes on with it."""
+
+
+class GenerationFailed(DarkroomError):
+    """The task ends here. `failure` is what its record and its owner get to see."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure)  # so that pickling gives it back whole
+        self.failure = failure
+
+    def __str__(self) -> str:
+        return self.failure.code  # the message is for the owner, not for logs and Flower
+
+
+class ProviderError(DarkroomError):
+    """What a provider did to a call.
+
+    `message` is shown to the caller: it must not hold keys, internal addresses or raw bodies.
+    `retry_after` is in seconds, when the provider named a wait.
+    """
+
+    code: ClassVar[str] = "upstream_error"
+    retryable: ClassVar[bool] = False  # the same call, on the same route, later
+    billed: Billed = "unknown"
+
+    def __init__(
+        self, message: str, *, billed: Billed | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+        if billed is not None:
+            self.billed = billed
+
+
+class RateLimited(ProviderError):
+    """The provider asks to come back later; nothing ran."""
+
+    code = "all_channels_failed"
+    retryable = True
+    billed: Billed = "no"
+
+
+class Unavailable(ProviderError):
+    """No connection, or turned away at the door; nothing ran."""
+
+    code = "all_channels_failed"
+    retryable = True
+    billed: Billed = "no"
+
+
+class NotAuthorised(ProviderError):
+    """The provider does not accept our credential for this."""
+
+    code = "all_channels_failed"
+    billed: Billed = "no"
+
+
+class OutOfCredit(ProviderError):
+    """The account behind our credential has no money left or met its spending limit."""
+
+    code = "all_channels_failed"
+    billed: Billed = "no"
+
+
+class ModelNotServed(ProviderError):
+    """The upstream model does not exist any more, or is not granted to our account."""
+
+    code = "all_channels_failed"
+    billed: Billed = "no"
+
+
+class Refused(ProviderError):
+    """The provider calls the request itself wrong (400, 413, 422)."""
+
+    code = "invalid_value"
+    billed: Billed = "no"
+
+
+class ContentRefused(ProviderError):
+    """Prompt or picture is against the provider's content rules."""
+
+    code = "content_policy_violation"
+    billed: Billed = "unknown"
+
+
+class JobFailed(ProviderError):
+    """The provider ran the job and says that it failed."""
+
+
+class JobLost(ProviderError):
+    """The provider accepted the job and no longer knows it."""
+
+    billed: Billed = "yes"
+
+
+class BadAnswer(ProviderError):
+    """An answer that holds no picture we can use, after work that may have been charged."""
+
+
+class OutcomeUnknown(ProviderError):
+    """The request was sent and its fate never learned. Sending it again could buy twice."""
+
+    code = "outcome_unknown"

@@ -1,0 +1,27 @@
+"""Keeps long native calls off gevent's event loop, in the processes that have one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+__all__ = ["off_the_hub"]
+
+T = TypeVar("T")
+
+
+def off_the_hub(action: Callable[[], T]) -> T:
+    """Run `action`, in a real thread if this process runs on gevent, and return its result.
+
+    A call into native code (image codecs, the object store) would hold the loop, and with it
+    every other request, for its whole length.
+    """
+    # Looked up, not imported: a process without gevent must not pay for it.
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is None or not monkey.is_module_patched("threading"):
+        return action()
+    from gevent import get_hub
+
+    result: T = get_hub().threadpool.apply(action)
+    return result

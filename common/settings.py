@@ -1,0 +1,244 @@
+"""Every setting of the system: one frozen object, read once from the environment or `.env`.
+
+Entry points call `load_settings`; nothing else reads the environment. `python -m common.settings`
+prints `ops/env.example`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from common.errors import ConfigurationError
+
+__all__ = ["ProviderAccess", "Settings", "env_example", "load_settings"]
+
+_HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+(/\S*)?$")]
+_OptionalHttpUrl = Annotated[str, StringConstraints(pattern=r"^(https?://[^\s/]+(/\S*)?)?$")]
+_Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderAccess:
+    """Where a provider answers and the credential for it. `sandbox` when no real one is asked."""
+
+    base_url: str
+    key: SecretStr
+    sandbox: bool = False
+
+
+class Settings(BaseSettings):
+    """One attribute per variable; the variable is its name in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_ignore_empty=True,
+        env_file_encoding="utf-8",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    # -- Where things are
+    port: _Port = Field(8000, description="Port of the HTTP API.")
+    host: str = Field(
+        "127.0.0.1", description="Address the API listens on; 0.0.0.0 for all interfaces."
+    )
+    public_url: _OptionalHttpUrl = Field(
+        "",
+        description="How clients reach the API, for the image URLs in answers. "
+        "Empty: taken from each request.",
+    )
+    flower_port: _Port = Field(5555, description="Port of Flower, the view on the workers.")
+    redis_url: Annotated[str, StringConstraints(pattern=r"^(rediss?://\S+)?$")] = Field(
+        "",
+        description="Redis or Valkey that all processes share: redis:// or rediss://. "
+        "Empty: ops/run starts an embedded one.",
+    )
+    data_dir: Path = Field(
+        Path("data"), description="Directory of the embedded Valkey, the images and the first key."
+    )
+    storage_url: Annotated[str, StringConstraints(pattern=r"^((s3|gs|az)://\S+|file:///\S*)?$")] = (
+        Field(
+            "",
+            description="Where images are kept: s3://bucket/prefix, gs://…, az://…, file:///path. "
+            "Empty: DATA_DIR/images. Needs to be the same for every web and worker.",
+        )
+    )
+
+    # -- Who may ask
+    bootstrap_api_key: SecretStr = Field(
+        SecretStr(""),
+        description="The first API key, of the form sk-…; ops/run makes one when empty.",
+    )
+    signing_secret: SecretStr = Field(
+        SecretStr(""),
+        description="Signs image URLs. Empty: a random one, kept in Redis and shared by all web "
+        "processes.",
+    )
+
+    # -- Providers
+    sandbox: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="The built-in provider sandbox. auto: used while no provider is configured; "
+        "on: for every provider; off: never.",
+    )
+    sandbox_port: _Port = Field(8790, description="Port of the sandbox.")
+    sandbox_url: _OptionalHttpUrl = Field(
+        "", description="Where the sandbox answers, if it does not run under ops/run."
+    )
+    openai_api_key: SecretStr = Field(SecretStr(""), description="Key of the OpenAI account.")
+    openai_base_url: _HttpUrl = Field(
+        "https://api.openai.com/v1",
+        description="OpenAI or a server compatible with it; setting it configures the provider, "
+        "with or without a key.",
+    )
+    bfl_api_key: SecretStr = Field(
+        SecretStr(""), description="Key of the Black Forest Labs account."
+    )
+    bfl_base_url: _HttpUrl = Field("https://api.bfl.ai", description="Black Forest Labs API.")
+
+    # -- Tasks and workers
+    retention_hours: float = Field(
+        24, gt=0, le=24 * 365, description="Hours that a finished task and its images are kept."
+    )
+    workers: int = Field(1, ge=1, le=64, description="Worker processes that ops/run starts.")
+    worker_pool: Literal["threads", "gevent"] = Field(
+        "threads", description="threads up to some hundred calls at a time, gevent for thousands."
+    )
+    worker_concurrency: int = Field(
+        500, ge=1, le=20000, description="Generations that one worker process handles at a time."
+    )
+    worker_queues: str = Field(
+        "",
+        description="Comma-separated queues that this worker serves, such as images.bfl. "
+        "Empty: all.",
+    )
+    web_processes: int = Field(1, ge=1, le=64, description="Processes of the HTTP front end.")
+    lease_seconds: float = Field(
+        30,
+        ge=1,
+        le=600,
+        description="After a worker's death its tasks are taken up by another this much later.",
+    )
+    sweep_seconds: float = Field(
+        1, ge=0.1, le=60, description="Seconds between two looks for tasks that are due."
+    )
+    rehint_seconds: float = Field(
+        10,
+        ge=1,
+        le=600,
+        description="A task whose message may be lost is announced again after this.",
+    )
+    shutdown_seconds: float = Field(
+        180,
+        ge=1,
+        le=3600,
+        description="Grace for provider calls in flight when a worker is told to stop.",
+    )
+    max_image_bytes: int = Field(
+        50_000_000, ge=1000, description="Largest picture accepted from a provider, in bytes."
+    )
+    max_image_pixels: int = Field(
+        64_000_000, ge=4096, description="Largest picture accepted from a provider, in pixels."
+    )
+
+    # -- Logs
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severe events that are logged."
+    )
+    log_format: Literal["console", "json"] = Field(
+        "console", description="console for people, json for machines."
+    )
+
+    @field_validator("bootstrap_api_key")
+    @classmethod
+    def _usable_key(cls, key: SecretStr) -> SecretStr:
+        text = key.get_secret_value()
+        if text and not (
+            text.startswith("sk-") and len(text) >= 20 and text.isascii() and text.isprintable()
+        ):
+            raise ValueError("must start with sk- and have at least 20 characters")
+        return key
+
+    def providers(self) -> Mapping[str, ProviderAccess]:
+        """The providers that can be used, by name; empty when none is configured."""
+        real = {
+            "openai": (self.openai_api_key, self.openai_base_url, "openai_base_url"),
+            "bfl": (self.bfl_api_key, self.bfl_base_url, "bfl_base_url"),
+        }
+        configured = {
+            name: ProviderAccess(base.rstrip("/"), key)
+            for name, (key, base, field) in real.items()
+            if key.get_secret_value() or field in self.model_fields_set
+        }
+        if self.sandbox == "off" or (
+            self.sandbox == "auto" and (configured or not self.sandbox_url)
+        ):
+            return configured
+        root = (self.sandbox_url or f"http://127.0.0.1:{self.sandbox_port}").rstrip("/")
+        paths = {"openai": "/openai/v1", "bfl": "/bfl"}
+        return {
+            name: ProviderAccess(root + path, SecretStr("sandbox"), sandbox=True)
+            for name, path in paths.items()
+        }
+
+    @property
+    def wants_sandbox(self) -> bool:
+        """Whether a launcher should start the sandbox for these settings."""
+        if self.sandbox_url or self.sandbox == "off":
+            return False
+        return self.sandbox == "on" or not self.providers()
+
+    @property
+    def images_url(self) -> str:
+        """The image store as a URL."""
+        return self.storage_url or (self.data_dir.resolve() / "images").as_uri()
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings from the environment and `.env`; `overrides` win over both.
+
+    Raises ConfigurationError with one line per bad variable, naming it.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(map(_complaint, error.errors()))) from None
+
+
+def _complaint(error: Any) -> str:
+    name = str(error["loc"][0]).upper()
+    if error["type"] == "extra_forbidden":
+        known = [field.upper() for field in Settings.model_fields]
+        near = difflib.get_close_matches(name, known, n=1)
+        return f"{name}: no such setting in .env" + (f"; did you mean {near[0]}?" if near else "")
+    return f"{name}: {error['msg']}"
+
+
+def env_example() -> str:
+    """The text of `ops/env.example`: every variable with its meaning and default."""
+    lines = [
+        "# Every setting of Darkroom, with its default. Copy to .env and change what you need,",
+        "# or set them in the environment, which wins. Made by: python -m common.settings",
+    ]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        if isinstance(default, SecretStr):
+            default = default.get_secret_value()
+        choices = (
+            getattr(field.annotation, "__args__", ()) if "Literal" in str(field.annotation) else ()
+        )
+        values = f" One of: {', '.join(choices)}." if choices else ""
+        lines += ["", f"# {field.description}{values}", f"#{name.upper()}={default}"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(env_example(), end="")  # noqa: T201 - its purpose

@@ -1,0 +1,88 @@
+"""Where verified images are kept: a directory, or a bucket of S3, Google or Azure.
+
+Names are chosen by us (`<task id>/<index>.<format>`), so that storing a picture again overwrites
+it with itself.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from common.errors import ConfigurationError, StoreUnavailable
+from common.hub import off_the_hub
+
+if TYPE_CHECKING:  # obstore has these names for type checkers only
+    from obstore.store import ClientConfig, RetryConfig
+
+if TYPE_CHECKING:  # these exist for the type checker only
+    from obstore.store import ClientConfig, RetryConfig
+
+__all__ = ["ImageStorage"]
+
+T = TypeVar("T")
+
+
+class ImageStorage:
+    """Images by name. Methods block; under gevent they run outside the event loop.
+
+    All raise StoreUnavailable when the store cannot be reached or has no room.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    @classmethod
+    def open(cls, url: str) -> ImageStorage:
+        """The store at `url`: file:///directory, s3://…, gs://… or az://….
+
+        Credentials of buckets come from the usual variables of their provider. Raises
+        ConfigurationError when the URL is wrong or the directory cannot be written.
+        """
+        try:
+            if url.startswith("file://"):
+                path = Path(unquote(urlsplit(url).path))
+                path.mkdir(parents=True, exist_ok=True)
+                return cls(LocalStore(path))
+            client: ClientConfig = {"timeout": "30s", "connect_timeout": "3s"}
+            retry: RetryConfig = {"max_retries": 2, "retry_timeout": datetime.timedelta(seconds=20)}
+            return cls(from_url(url, client_options=client, retry_config=retry))
+        except (OSError, BaseError, ValueError) as error:
+            raise ConfigurationError(f"STORAGE_URL or DATA_DIR: {url}: {error}") from error
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store `data` under `name`, whole or not at all."""
+        self._do(lambda: obstore.put(self._store, name, data))
+
+    def get(self, name: str) -> bytes | None:
+        """The bytes of an image, None when there is none of that name."""
+        try:
+            return self._do(lambda: bytes(obstore.get(self._store, name).bytes()))
+        except FileNotFoundError:
+            return None
+
+    def delete_older_than(self, age: datetime.timedelta) -> int:
+        """Delete what was stored more than `age` ago; returns how many images went."""
+        limit = datetime.datetime.now(datetime.UTC) - age
+        deleted = 0
+        for batch in self._do(lambda: list(obstore.list(self._store))):
+            old = [str(meta["path"]) for meta in batch if meta["last_modified"] < limit]
+            for name in old:
+                self._do(lambda name=name: obstore.delete(self._store, name))  # type: ignore[misc]
+            deleted += len(old)
+        return deleted
+
+    def _do(self, action: Callable[[], T]) -> T:
+        try:
+            return off_the_hub(action)
+        except (NotFoundError, FileNotFoundError) as error:
+            raise FileNotFoundError(str(error)) from error
+        except (OSError, BaseError) as error:
+            raise StoreUnavailable("The image store cannot be reached or is full.") from error

@@ -1,0 +1,352 @@
+"""The task store: one record per task in Redis, changed only by guarded transitions.
+
+`store.lua` says what each operation does to a record; this module turns records into `Task`s and
+back. Every public method is one round trip, safe to call from many threads, and raises
+`StoreUnavailable` when Redis does not answer or refuses the write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib import resources
+from typing import Any
+
+import orjson
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from common.errors import LeaseLost, StoreUnavailable
+from common.queue import hint_template
+from common.task import (
+    Call,
+    CallState,
+    Claim,
+    Failure,
+    ImageRequest,
+    Result,
+    Status,
+    StoredImage,
+    Task,
+)
+
+__all__ = ["ENDED_CHANNEL", "Health", "Outcomes", "Sweep", "TaskStore", "connect", "store_errors"]
+
+ENDED_CHANNEL = "darkroom:ended"  # the id of every task that reaches a final status
+
+_PREFIX = "darkroom:"
+_SCRIPT = resources.files("common").joinpath("store.lua").read_text("utf-8")
+
+# Ends that say nothing about how well a model works: the caller's doing.
+_NOT_THE_MODELS_FAULT = frozenset({"content_policy_violation", "invalid_value", "cancelled"})
+
+
+def connect(url: str, *, connections: int = 64, timeout: float = 2) -> redis.Redis:
+    """A client that never hangs, never repeats a command by itself, waits for a free connection.
+
+    At most `timeout` seconds pass before an unreachable or frozen server is reported. redis-py's
+    own pool raises at its cap instead of waiting, and its client repeats commands ten times by
+    default.
+    """
+    pool = redis.BlockingConnectionPool.from_url(
+        url,
+        max_connections=connections,
+        timeout=timeout,
+        socket_timeout=timeout,
+        socket_connect_timeout=min(1, timeout),
+        socket_keepalive=True,
+        health_check_interval=25,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+    )
+    return redis.Redis(connection_pool=pool)
+
+
+@contextlib.contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn what redis-py raises into `StoreUnavailable`; the message is safe to show to callers."""
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise StoreUnavailable("The task store cannot be reached.") from error
+    except redis.ResponseError as error:
+        # Out of memory, loading, read-only replica, failing disk: the server lives and refuses.
+        raise StoreUnavailable("The task store does not take writes at the moment.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """How the generations of one model ended in the last 24 hours."""
+
+    succeeded: int = 0
+    failed: int = 0
+    mean_seconds: float | None = None  # from submit to completed
+
+    @property
+    def samples(self) -> int:
+        return self.succeeded + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What one look for due tasks did. `lag` is how late, in seconds, the oldest one was seen."""
+
+    due: int
+    announced: int
+    timed_out: int
+    lag: float
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Names of the processes seen in the last hour, with the seconds since."""
+
+    workers: Mapping[str, float]
+    sweeps: Mapping[str, float]
+
+
+class TaskStore:
+    """Keeps the tasks. `lease`, `retention` and `check` are in seconds.
+
+    `lease` is how long a claim holds without being renewed, `retention` how long a finished task
+    is kept, `check` how soon a task whose message may be lost is looked at.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        lease: float = 30,
+        retention: float = 24 * 3600,
+        check: float = 10,
+        most_losses: int = 3,
+    ) -> None:
+        self._redis = client
+        self._script = client.register_script(_SCRIPT)
+        self._keys = [
+            f"{_PREFIX}task:",
+            f"{_PREFIX}due",
+            f"{_PREFIX}owner:",
+            f"{_PREFIX}outcomes:",
+            f"{_PREFIX}seen",
+            "",  # kombu's queues are lists under their bare names
+        ]
+        self._hint = hint_template()
+        self.lease = lease
+        self._lease = _ms(lease)
+        self._retention = _ms(retention)
+        self._check = _ms(check)
+        self._most_losses = most_losses
+
+    def create(
+        self,
+        task_id: str,
+        *,
+        owner: str,
+        queue: str,
+        request: ImageRequest,
+        deadline: float,
+        warnings: Iterable[str] = (),
+        sandbox: bool = False,
+    ) -> int | None:
+        """Keep a new pending task and announce it to the workers, in one step.
+
+        `deadline` is in seconds from now. Returns the time of creation in Unix milliseconds, None
+        when the id is taken. After `StoreUnavailable` the task may exist: the id tells.
+        """
+        summary = f"{request.model} n={request.n} {request.size}"
+        fields = {
+            "model": request.model,
+            "request": _dumps(asdict(request)),
+            "warnings": _dumps(list(warnings)),
+            "sandbox": int(sandbox),
+        }
+        created: int | None = self._run(
+            "create",
+            task_id,
+            owner,
+            queue,
+            summary,
+            _ms(deadline),
+            self._retention,
+            self._check,
+            self._hint,
+            *_flat(fields),
+        )
+        return created
+
+    def read(self, task_id: str) -> Task | None:
+        """The task as it stands, None when there is none (any more)."""
+        with store_errors():
+            record: Any = self._redis.hgetall(self._keys[0] + task_id)
+        return _task(record) if record else None
+
+    def claim(self, task_id: str, worker: str) -> Claim | None:
+        """Take the right to work on a task.
+
+        None when it is final, unknown, held by somebody else or not due yet: then there is
+        nothing to do.
+        """
+        reply = self._run("claim", task_id, worker, self._lease, self._retention, self._most_losses)
+        if reply is None:
+            return None
+        now, flat = reply
+        record = dict(zip(flat[::2], flat[1::2], strict=True))
+        return Claim(
+            task=_task(record),
+            calls=_calls(record),
+            attempt=int(record["attempts"]),
+            time_left=(int(record["deadline"]) - now) / 1000,
+        )
+
+    def journal(self, claim: Claim, *calls: Call, progress: int | None = None) -> None:
+        """Write how far paid calls have come, and renew the lease.
+
+        Raises LeaseLost when the task is no longer the claim's.
+        """
+        fields: dict[str, Any] = {f"call:{call.first}": _dumps(asdict(call)) for call in calls}
+        if progress is not None:
+            fields["progress"] = progress
+        if not self._run("step", claim.task.id, claim.task.generation, self._lease, *_flat(fields)):
+            raise LeaseLost(claim.task.id)
+
+    def complete(self, task_id: str, generation: int, result: Result) -> bool:
+        """End a task with its pictures. False when it was not the generation's to end."""
+        fields = {"result": _dumps(asdict(result)), "progress": 100}
+        return self._finish(task_id, generation, Status.COMPLETED, "ok", fields)
+
+    def fail(self, task_id: str, generation: int | None, failure: Failure) -> bool:
+        """End a task without pictures. False when it was not the generation's to end.
+
+        `generation` None stands for a report on a task that nobody holds.
+        """
+        outcome = "" if failure.code in _NOT_THE_MODELS_FAULT else "failed"
+        fields = {"failure": _dumps(asdict(failure))}
+        return self._finish(task_id, generation, Status.FAILED, outcome, fields)
+
+    def defer(self, claim: Claim, wait: float) -> bool:
+        """Put the lease down; the task is due again after `wait` seconds, for any worker."""
+        return bool(self._run("defer", claim.task.id, claim.task.generation, _ms(wait)))
+
+    def renew(self, worker: str, held: Mapping[str, int]) -> frozenset[str]:
+        """Renew all leases of a process (task id to generation) and show that it lives.
+
+        Returns the ids that have gone to somebody else or are over.
+        """
+        return frozenset(self._run("renew", worker, self._lease, *_flat(held)))
+
+    def sweep(self, who: str, *, limit: int = 500) -> Sweep:
+        """Announce what is due, end what is past its deadline. Any number may run at once."""
+        due, announced, timed_out, lag = self._run(
+            "sweep", f"sweep:{who}", limit, self._check, self._retention, self._hint
+        )
+        return Sweep(due, announced, timed_out, lag / 1000)
+
+    def health(self) -> Health:
+        """Which processes were seen lately, by the clock of Redis."""
+        now, seen = self._run("health")
+        ages = {
+            name: max(0.0, (now - float(at)) / 1000)
+            for name, at in zip(seen[::2], seen[1::2], strict=True)
+        }
+        sweeps = {name: age for name, age in ages.items() if name.startswith("sweep:")}
+        return Health({n: a for n, a in ages.items() if n not in sweeps}, sweeps)
+
+    def outcomes(self) -> dict[str, Outcomes]:
+        """How each model did in the last 24 hours; models without an outcome are absent."""
+        flat = self._run("outcomes")
+        sums: dict[str, dict[str, int]] = {}
+        for name, count in zip(flat[::2], flat[1::2], strict=True):
+            model, _, what = name.rpartition(":")
+            counts = sums.setdefault(model, {})
+            counts[what] = counts.get(what, 0) + int(count)
+        return {
+            model: Outcomes(
+                succeeded=counts.get("ok", 0),
+                failed=counts.get("failed", 0),
+                mean_seconds=counts["ms"] / 1000 / counts["ok"] if counts.get("ok") else None,
+            )
+            for model, counts in sums.items()
+        }
+
+    def _finish(
+        self,
+        task_id: str,
+        generation: int | None,
+        status: Status,
+        outcome: str,
+        fields: Mapping[str, Any],
+    ) -> bool:
+        token = "" if generation is None else generation
+        return bool(
+            self._run("finish", task_id, token, status, self._retention, outcome, *_flat(fields))
+        )
+
+    def _run(self, *args: Any) -> Any:
+        with store_errors():
+            return self._script(keys=self._keys, args=args)
+
+
+def _task(record: Mapping[str, str]) -> Task:
+    def when(field: str) -> int | None:
+        return int(record[field]) if field in record else None
+
+    return Task(
+        id=record["id"],
+        owner=record["owner"],
+        request=ImageRequest(**orjson.loads(record["request"])),
+        queue=record["queue"],
+        created=int(record["created"]),
+        deadline=int(record["deadline"]),
+        status=Status(record["status"]),
+        generation=int(record["generation"]),
+        progress=int(record.get("progress", 0)),
+        warnings=tuple(orjson.loads(record["warnings"])),
+        sandbox=record["sandbox"] == "1",
+        started=when("started"),
+        ended=when("ended"),
+        expires=when("expires"),
+        result=_result(record.get("result")),
+        failure=Failure(**orjson.loads(record["failure"])) if "failure" in record else None,
+        cancelled=record.get("cancelled") == "1",
+    )
+
+
+def _result(text: str | None) -> Result | None:
+    if text is None:
+        return None
+    data = orjson.loads(text)
+    images = tuple(StoredImage(**image) for image in data.pop("images"))
+    missing = tuple(Failure(**failure) for failure in data.pop("missing"))
+    return Result(images=images, missing=missing, **data)
+
+
+def _calls(record: Mapping[str, str]) -> tuple[Call, ...]:
+    calls = [_call(orjson.loads(v)) for k, v in record.items() if k.startswith("call:")]
+    return tuple(sorted(calls, key=lambda call: call.first))
+
+
+def _call(data: dict[str, Any]) -> Call:
+    failure = data.pop("failure")
+    return Call(
+        **data
+        | {
+            "state": CallState(data["state"]),
+            "failure": Failure(**failure) if failure else None,
+            "pictures": tuple(data["pictures"]),
+        }
+    )
+
+
+def _dumps(data: Any) -> str:
+    return orjson.dumps(data).decode()
+
+
+def _flat(fields: Mapping[str, Any]) -> list[Any]:
+    return [part for item in fields.items() for part in item]
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,1 @@
+"""The Celery workers: everything that talks to an image provider."""

@@ -1,0 +1,93 @@
+"""Entry point of everything that is not the front end: `python -m workers worker|beat|flower`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+from common.errors import ConfigurationError
+from common.settings import Settings, load_settings
+
+
+def main(arguments: list[str]) -> int:
+    """Run one process of the system until it is told to stop; returns its exit code."""
+    processes = {"worker": _worker, "beat": _beat, "flower": _flower}
+    if len(arguments) != 1 or arguments[0] not in processes:
+        print(f"usage: python -m workers {'|'.join(processes)}", file=sys.stderr)  # noqa: T201
+        return 2
+    try:
+        return processes[arguments[0]](load_settings())
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 2
+
+
+def _worker(settings: Settings) -> int:
+    if settings.worker_pool == "gevent":
+        _patch_before_everything()
+    from workers.celery import app, worker_name
+
+    arguments = [
+        "worker",
+        f"--pool={settings.worker_pool}",
+        f"--concurrency={settings.worker_concurrency}",
+        f"--hostname={worker_name().replace(':', '-')}",
+        f"--loglevel={settings.log_level}",
+        "--events",
+        "--without-gossip",
+        "--without-mingle",
+    ]
+    if settings.worker_queues:
+        arguments.append(f"--queues={settings.worker_queues}")
+    app.worker_main(arguments)
+    return 0
+
+
+def _patch_before_everything() -> None:
+    """Start this very command again under gevent's own runner.
+
+    `celery -P gevent` patches after kombu has taken hold of the unpatched `sleep`; a Redis outage
+    then stops the whole process for minutes.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None or not monkey.is_module_patched("threading"):
+        command = ["-m", "gevent.monkey", "--module", "workers", "worker"]
+        os.execv(sys.executable, [sys.executable, *command])  # noqa: S606
+
+
+def _beat(settings: Settings) -> int:
+    from common.logging import configure
+    from common.storage import ImageStorage
+    from workers.celery import make_store, worker_name
+    from workers.sweep import Sweeper
+
+    configure(settings.log_level, settings.log_format)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    Sweeper(
+        make_store(settings),
+        ImageStorage.open(settings.images_url),
+        name=worker_name(),
+        every=settings.sweep_seconds,
+        retention=settings.retention_hours * 3600,
+    ).run(stop)
+    return 0
+
+
+def _flower(settings: Settings) -> int:
+    # Read-only, on loopback: Flower has no log-in of its own and could stop workers.
+    command = [
+        *("-m", "celery", "-A", "workers.celery", "flower"),
+        f"--port={settings.flower_port}",
+        "--address=127.0.0.1",
+        "--read-only",
+        "--max-tasks=10000",
+    ]
+    os.execv(sys.executable, [sys.executable, *command])  # noqa: S606
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

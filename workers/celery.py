@@ -1,0 +1,144 @@
+"""The Celery application: `celery -A workers.celery …`. Parts are built and connected here."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import threading
+from typing import Any
+
+from celery import Celery, signals
+from kombu import Exchange, Queue
+
+from common.backend import STORE_OPTION, backend_url
+from common.catalog import Catalog
+from common.errors import ConfigurationError
+from common.logging import configure
+from common.queue import queue_for
+from common.settings import Settings, load_settings
+from common.storage import ImageStorage
+from common.store import TaskStore, connect
+from workers.heartbeat import Heartbeat
+from workers.images import ImageLimits
+from workers.providers import make_providers
+from workers.runner import Runner
+from workers.tasks import register
+
+__all__ = ["app", "make_app", "make_store", "worker_name"]
+
+
+def worker_name() -> str:
+    """A name that no other process has, now or after a restart."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+
+
+def make_store(settings: Settings) -> TaskStore:
+    """The task store of the settings. Raises ConfigurationError without a REDIS_URL."""
+    if not settings.redis_url:
+        raise ConfigurationError("REDIS_URL: needed, or start everything with ops/run")
+    # 400 tasks may end in the same moment; they share these connections and wait for one.
+    client = connect(settings.redis_url, connections=64)
+    return TaskStore(
+        client,
+        lease=settings.lease_seconds,
+        retention=settings.retention_hours * 3600,
+        check=settings.rehint_seconds,
+    )
+
+
+def make_app(settings: Settings) -> Celery:
+    """A Celery application whose worker serves generations."""
+    store = make_store(settings)
+    catalog = Catalog.load()
+    app = Celery("darkroom")
+    app.conf.update(_configuration(settings, catalog))
+    app.conf[STORE_OPTION] = store
+    worker, stopping = worker_name(), threading.Event()
+    heartbeat = Heartbeat(store, worker)
+    runner = Runner(
+        store,
+        ImageStorage.open(settings.images_url),
+        catalog,
+        make_providers(
+            settings.providers(),
+            concurrency=settings.worker_concurrency,
+            max_image_bytes=settings.max_image_bytes,
+        ),
+        limits=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
+        stopping=stopping,
+    )
+    register(app, store=store, runner=runner, heartbeat=heartbeat, worker=worker)
+
+    # Celery keeps receivers weakly unless told otherwise, and these live nowhere else.
+    @signals.setup_logging.connect(weak=False)
+    def _logging(**_: Any) -> None:
+        configure(settings.log_level, settings.log_format)
+
+    @signals.worker_ready.connect(weak=False)
+    def _ready(**_: Any) -> None:
+        heartbeat.start()
+
+    @signals.worker_shutting_down.connect(weak=False)
+    def _stopping(**_: Any) -> None:
+        stopping.set()
+
+    return app
+
+
+def _configuration(settings: Settings, catalog: Catalog) -> dict[str, Any]:
+    """Why these values: `ops/ARCHITECTURE.md`, "Celery's settings"."""
+    exchange = Exchange("images", type="direct")
+    names = [queue_for(provider) for provider in sorted(catalog.providers())]
+    return {
+        "broker_url": settings.redis_url,
+        "broker_connection_timeout": 1,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,
+        "broker_pool_acquire_timeout": 1,
+        "broker_transport_options": {
+            "socket_timeout": 5,
+            "socket_connect_timeout": 1,
+            "socket_keepalive": True,
+            "retry_on_timeout": False,
+            "health_check_interval": 25,
+            "visibility_timeout": 3600,
+            "max_retries": 1,
+            # One acknowledgement per generation in flight at the worst.
+            "max_connections": settings.worker_concurrency + 20,
+        },
+        # A message is a hint and the record redelivers: late acknowledgement would double work on
+        # every broken connection, and ends Celery 5.7 workers when Redis restarts.
+        "task_acks_late": False,
+        "task_reject_on_worker_lost": False,
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "task_publish_retry": False,
+        "result_backend": backend_url(),
+        "result_backend_thread_safe": True,
+        "result_backend_always_retry": True,
+        "result_backend_max_sleep_between_retries_ms": 2000,
+        "result_expires": None,  # records expire by themselves
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "event_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        "task_queues": [Queue(name, exchange, routing_key=name) for name in names],
+        "task_default_queue": names[0],
+        "task_create_missing_queues": False,
+        "worker_send_task_events": True,
+        "task_send_sent_event": False,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "timezone": "UTC",
+    }
+
+
+try:
+    app = make_app(load_settings())
+except ConfigurationError as error:
+    sys.exit(f"{error}")

@@ -1,0 +1,75 @@
+"""The sweep: announces what is due, ends what is past its deadline, deletes old images.
+
+It is what makes the system live: every task that waits, for a retry, for a worker that died, for
+a message that was lost, waits in the due set and is found here. Any number of sweeps may run; a
+record is never touched by two of them in a way that matters. It runs in a process of its own and
+not as a Celery task, so that a full queue or a wedged worker cannot stop it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import threading
+import time
+
+from common.errors import StoreUnavailable
+from common.logging import get_logger
+from common.storage import ImageStorage
+from common.store import TaskStore
+
+__all__ = ["Sweeper"]
+
+log = get_logger(__name__)
+
+_BATCH = 500
+_PURGE_SECONDS = 3600.0
+# After Redis was away, workers that are alive get to renew their leases before anybody looks for
+# dead ones: they retry every second.
+_HEAD_START_SECONDS = 3.0
+
+
+class Sweeper:
+    """Looks for due tasks every `every` seconds until told to stop. `retention` is in seconds."""
+
+    def __init__(
+        self, store: TaskStore, storage: ImageStorage, *, name: str, every: float, retention: float
+    ) -> None:
+        self._store = store
+        self._storage = storage
+        self._name = name
+        self._every = every
+        self._retention = retention
+
+    def run(self, stop: threading.Event) -> None:
+        """Sweep until `stop` is set."""
+        purge_at = time.monotonic()
+        wait = 0.0
+        while not stop.wait(wait):
+            try:
+                self._sweep()
+                wait = self._every
+                if time.monotonic() >= purge_at:
+                    purge_at = time.monotonic() + _PURGE_SECONDS
+                    self._purge()
+            except StoreUnavailable as error:
+                log.warning("the sweep could not look", reason=str(error))
+                wait = max(self._every, _HEAD_START_SECONDS)
+
+    def _sweep(self) -> None:
+        while True:
+            seen = self._store.sweep(self._name, limit=_BATCH)
+            if seen.announced or seen.timed_out:
+                log.info(
+                    "swept",
+                    due=seen.due,
+                    announced=seen.announced,
+                    timed_out=seen.timed_out,
+                    lag_seconds=round(seen.lag, 3),
+                )
+            if seen.due < _BATCH:
+                return
+
+    def _purge(self) -> None:
+        deleted = self._storage.delete_older_than(datetime.timedelta(seconds=self._retention))
+        if deleted:
+            log.info("old images deleted", images=deleted)

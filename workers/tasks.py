@@ -1,0 +1,60 @@
+"""The one Celery task: what Celery needs to know of a generation, and nothing more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Ignore, Retry
+
+from common.errors import GenerationFailed, LeaseLost, StoreUnavailable
+from common.logging import get_logger
+from common.queue import GENERATE
+from common.store import TaskStore
+from common.task import Failure, Result
+from workers.heartbeat import Heartbeat
+from workers.runner import Deferred, Runner
+
+__all__ = ["register"]
+
+log = get_logger(__name__)
+
+
+def register(
+    app: Celery, *, store: TaskStore, runner: Runner, heartbeat: Heartbeat, worker: str
+) -> None:
+    """Make `app` handle generations. The message's own id is the task; it has no arguments.
+
+    What is returned or raised here reaches the record through `common.backend`; the generation
+    number travels there on the request.
+    """
+
+    def generate(self: Any) -> Result:
+        task_id: str = self.request.id
+        try:
+            claim = store.claim(task_id, worker)
+        except StoreUnavailable as error:
+            log.warning("could not claim", task_id=task_id, reason=str(error))
+            raise Ignore() from None  # the sweep announces it again
+        if claim is None:
+            raise Ignore()  # a doubled or late hint
+        self.request.generation = claim.task.generation
+        try:
+            with heartbeat.holding(claim):
+                return runner.run(claim)
+        except Deferred as deferred:
+            # Nothing is published here: the task waits in the due set. Flower shows a retry.
+            raise Retry(f"{deferred.reason}, again in {deferred.wait:.0f} s") from None
+        except (LeaseLost, StoreUnavailable) as error:
+            log.warning("gave up a claim", task_id=task_id, reason=type(error).__name__)
+            raise Ignore() from None
+        except GenerationFailed:
+            raise
+        except Exception:
+            # Its text may quote a prompt: it reaches neither record nor Flower.
+            log.exception("unexpected", task_id=task_id)
+            raise GenerationFailed(
+                Failure("internal_error", "The worker met an unexpected error.", billed="unknown")
+            ) from None
+
+    app.task(name=GENERATE, bind=True, throws=(GenerationFailed,))(generate)
