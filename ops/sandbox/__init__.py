@@ -1,0 +1,1 @@
+"""The provider sandbox: speaks the providers' protocols, draws, bills and misbehaves offline."""

@@ -1,0 +1,135 @@
+"""Turns a request into the bytes of a picture, sound or flawed."""
+
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Container
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from os import cpu_count
+from struct import pack
+
+from PIL import Image
+
+CACHE_BYTES = 64 * 1024 * 1024
+BOMB_SIDE = 16_384
+
+_HTML = b"<!doctype html><html><body><h1>This is not a picture</h1></body></html>\n"
+
+_Key = tuple[str, int, int, int, str, int, bool]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The bytes of a picture as they are served, and the type they are announced with."""
+
+    body: bytes
+    mime_type: str
+
+
+class Painter:
+    """Draws pictures from prompts and remembers the last ones. Safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[_Key, bytes] = OrderedDict()
+        self._cached_bytes = 0
+        # A drawing holds some 100 MB while it is made, and keeps a core busy.
+        self._easels = threading.Semaphore(cpu_count() or 1)
+
+    def picture(
+        self,
+        prompt: str,
+        *,
+        width: int,
+        height: int,
+        seed: int,
+        output_format: str,
+        quality: int = 90,
+        transparent: bool = False,
+        plain: bool = False,
+        flaws: Container[str] = (),
+    ) -> Picture:
+        """The picture for a prompt: the same for the same arguments, in exactly the given size.
+
+        `output_format` is png, jpeg or webp; `quality` (0-100) matters to the latter two. A
+        `plain` picture is one flat colour and costs next to nothing. `flaws` are names of faults;
+        those that concern the picture itself are honoured.
+        """
+        mime_type = f"image/{output_format}"
+        if "html_image" in flaws:
+            return Picture(_HTML, "text/html")
+        if "huge_image" in flaws:
+            return Picture(_bomb(), "image/png")
+        if "wrong_size" in flaws:
+            width, height = width // 2, height // 2
+        if plain:
+            body = _plain(width, height, output_format)
+        else:
+            key = (prompt, width, height, seed, output_format, quality, transparent)
+            body = self._remembered(key) or self._draw(key)
+        if "truncated_image" in flaws:
+            body = body[: len(body) * 6 // 10]
+        if "corrupt_image" in flaws:
+            body = _corrupt(body)
+        return Picture(body, mime_type)
+
+    def _remembered(self, key: _Key) -> bytes | None:
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+            return self._cache.get(key)
+
+    def _draw(self, key: _Key) -> bytes:
+        # numpy costs a third of the time to start, and plain pictures never need it.
+        from ops.sandbox.painting import paint
+
+        prompt, width, height, seed, output_format, quality, transparent = key
+        with self._easels:
+            image = paint(prompt, width, height, seed=seed, transparent=transparent)
+            body = _encode(image, output_format, quality)
+        with self._lock:
+            if key not in self._cache:
+                self._cache[key] = body
+                self._cached_bytes += len(body)
+            while self._cached_bytes > CACHE_BYTES:
+                _, forgotten = self._cache.popitem(last=False)
+                self._cached_bytes -= len(forgotten)
+        return body
+
+
+def _encode(image: Image.Image, output_format: str, quality: int) -> bytes:
+    stream = BytesIO()
+    match output_format:
+        case "png":
+            image.save(stream, "PNG", compress_level=1)
+        case "jpeg":
+            image.save(stream, "JPEG", quality=min(quality, 95))
+        case _:
+            image.save(stream, "WEBP", quality=quality, method=0)
+    return stream.getvalue()
+
+
+@lru_cache(maxsize=64)
+def _plain(width: int, height: int, output_format: str) -> bytes:
+    return _encode(Image.new("RGB", (width, height), (66, 99, 140)), output_format, 90)
+
+
+def _corrupt(body: bytes) -> bytes:
+    start, end = len(body) * 4 // 10, len(body) * 6 // 10
+    return body[:start] + bytes(byte ^ 0x5A for byte in body[start:end]) + body[end:]
+
+
+@lru_cache(maxsize=1)
+def _bomb() -> bytes:
+    """A valid black-and-white PNG, some 30 kB that unpack to 268 million pixels."""
+    row = b"\0" * (1 + BOMB_SIDE // 8)
+    compressor = zlib.compressobj(9)
+    data = b"".join(compressor.compress(row) for _ in range(BOMB_SIDE)) + compressor.flush()
+    header = pack(">IIBBBBB", BOMB_SIDE, BOMB_SIDE, 1, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        pack(">I", len(content)) + name + content + pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+    )

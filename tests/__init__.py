@@ -1,0 +1,1 @@
+"""The tests: real processes and real sockets."""
