@@ -1,0 +1,1 @@
+"""What every provider adapter must do, and how each does it."""

@@ -1,0 +1,197 @@
+"""The adapters against the documents on the providers' protocols (PROTOCOLS.md, its companions)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jsonschema
+import pytest
+
+from common.errors import (
+    ContentRefused,
+    JobFailed,
+    ModelNotServed,
+    NotAuthorised,
+    OutcomeUnknown,
+    OutOfCredit,
+    ProviderError,
+    RateLimited,
+    Refused,
+    Unavailable,
+)
+from common.task import ImageRequest
+from tests.contracts.cases import CASES, PNG
+from tests.contracts.conftest import Connect, read_document
+from tests.contracts.scripted import Reply, Scripted
+from workers.providers.base import Job, Outcome, Pictures
+
+Serve = Callable[..., Scripted]
+
+# What each response in examples.json must be read as: a type of outcome, or of error.
+EXPECTED: dict[str, dict[str, type]] = {
+    "openai": {
+        "ok": Pictures,
+        "bad key": NotAuthorised,
+        "unknown parameter": Refused,
+        "refused": ContentRefused,
+        "refused, older form": ContentRefused,
+        "retired model": ModelNotServed,
+        "rate limit": RateLimited,
+        "no money": OutOfCredit,
+        "no money, newer": OutOfCredit,
+        "overloaded": Unavailable,
+        "server error": OutcomeUnknown,
+    },
+    "bfl": {
+        "accepted": Job,
+        "accepted with webhook": Job,
+        "pending": Job,
+        "ready": Pictures,
+        "prompt refused": ContentRefused,
+        "picture refused": ContentRefused,
+        "error": JobFailed,
+        "not found": Job,
+        "validation": Refused,
+        "no money": OutOfCredit,
+        "too many": RateLimited,
+    },
+}
+
+
+def test_every_example_of_an_answer_is_read_rightly(
+    connect: Connect, serve: Serve, name: str
+) -> None:
+    examples = read_document("examples.json")["examples"]
+    ours = [
+        example
+        for example in examples
+        if example["provider"] == CASES[name].documents and example["kind"] == "response"
+    ]
+    assert {example["name"] for example in ours} == set(EXPECTED[name])
+
+    for example in ours:
+        read = _read(connect, serve, name, example)
+        assert type(read) is EXPECTED[name][example["name"]], example["name"]
+
+
+def test_examples_tell_what_callers_want_to_know(connect: Connect, serve: Serve) -> None:
+    examples = {
+        (example["provider"], example["name"]): example
+        for example in read_document("examples.json")["examples"]
+    }
+
+    refused = _read(connect, serve, "bfl", examples["black-forest-labs", "prompt refused"])
+    assert isinstance(refused, ContentRefused)
+    assert refused.message == "bfl refused the prompt: Safety Filter"
+
+    invalid = _read(connect, serve, "bfl", examples["black-forest-labs", "validation"])
+    assert isinstance(invalid, Refused)
+    assert invalid.message == "bfl answered 422: width: Input should be a multiple of 32"
+
+    limited = _read(connect, serve, "openai", examples["openai", "rate limit"])
+    assert isinstance(limited, RateLimited)
+    assert limited.retry_after == 20
+
+    running = _read(connect, serve, "bfl", examples["black-forest-labs", "pending"])
+    assert isinstance(running, Job)
+    assert running.progress == 40
+
+    ready = _read(connect, serve, "bfl", examples["black-forest-labs", "ready"])
+    assert isinstance(ready, Pictures)
+    assert (ready.pictures[0].seed, ready.usage) == (42, {"cost_usd": 0.04})
+
+    made = _read(connect, serve, "openai", examples["openai", "ok"])
+    assert isinstance(made, Pictures)
+    assert [picture.data for picture in made.pictures] == [PNG, PNG]
+    # 14 text tokens at $5 and 1056 image tokens at $30 a million.
+    assert made.usage == {
+        "request_id": "req_1",
+        "tokens": {"input": 14, "input_image": 0, "output": 1056},
+        "cost_usd": 0.03175,
+        "cost_estimated": True,
+    }
+
+
+def test_every_request_is_well_formed(connect: Connect, serve: Serve, name: str) -> None:
+    case = CASES[name]
+    document = read_document(f"openapi/{case.documents}.json")
+
+    for request, route in ((case.request, case.route), *case.variants):
+        server = serve()
+        server.replies = [Reply(case.accepts(server.url))]
+        buyer = connect(name, server.url, sandbox=True)
+        buyer.submit(request=request, route=route, count=buyer.provider.pictures_per_call)
+
+        (sent,) = server.seen
+        content = document["paths"][sent.path]["post"]["requestBody"]["content"]
+        _check(sent.json(), content["application/json"]["schema"], document, case.newer)
+        assert sent.headers["content-type"] == "application/json"
+
+
+def test_the_checker_notices_a_misspelt_field(name: str) -> None:
+    case = CASES[name]
+    document = read_document(f"openapi/{case.documents}.json")
+    post = document["paths"][case.submit_path]["post"]
+    schema = post["requestBody"]["content"]["application/json"]["schema"]
+
+    with pytest.raises(AssertionError, match="promt"):
+        _check({"prompt": "x", "promt": "x"}, schema, document, {})
+
+
+def test_a_name_of_a_person_is_not_passed_on(connect: Connect, serve: Serve, name: str) -> None:
+    server = serve()
+    server.replies = [Reply(CASES[name].accepts(server.url))]
+
+    connect(name, server.url, sandbox=True).submit(
+        request=ImageRequest("any", "x", user="ada@example.org")
+    )
+
+    assert b"ada" not in server.seen[0].body
+
+
+def _read(
+    connect: Connect, serve: Serve, name: str, example: dict[str, Any]
+) -> Outcome | ProviderError:
+    server = serve()
+    picture = Reply(PNG)
+    # Pictures lie on hosts that cannot be reached from here.
+    body = example["body"]
+    result = body.get("result")
+    if isinstance(result, dict):
+        body = body | {"result": result | {"sample": f"{server.url}/sample.png"}}
+    answer = Reply(body, example["status"], example.get("headers", {}))
+    buyer = connect(name, server.url, sandbox=True)
+    server.replies = [answer, picture]
+    try:
+        if example.get("method") == "GET":
+            return buyer.provider.poll(Job("job-1"), timeout=5)
+        return buyer.submit()
+    except ProviderError as error:
+        return error
+
+
+def _check(body: Any, schema: Any, document: Any, newer: dict[str, Any]) -> None:
+    while "$ref" in schema:
+        schema = _resolve(schema["$ref"], document)
+    properties = schema["properties"] | newer
+    unknown = set(body) - set(properties)
+    assert not unknown, f"fields the provider does not know: {sorted(unknown)}"
+    whole = schema | {"properties": properties, "components": document["components"]}
+    jsonschema.Draft202012Validator(_without_nullable(whole)).validate(body)
+
+
+def _resolve(pointer: str, document: Any) -> Any:
+    for part in pointer.removeprefix("#/").split("/"):
+        document = document[part]
+    return document
+
+
+def _without_nullable(schema: Any) -> Any:
+    """JSON Schema for the same: `nullable` belongs to OpenAPI 3.0 and is ignored elsewhere."""
+    if isinstance(schema, list):
+        return [_without_nullable(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {name: _without_nullable(part) for name, part in schema.items() if name != "nullable"}
+    return {"anyOf": [plain, {"type": "null"}]} if schema.get("nullable") is True else plain

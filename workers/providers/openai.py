@@ -1,0 +1,213 @@
+"""OpenAI's Images API, and the servers that speak it too: answers with the pictures themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any
+
+import pybase64
+
+from common.catalog import Route
+from common.errors import (
+    BadAnswer,
+    ContentRefused,
+    ModelNotServed,
+    NotAuthorised,
+    OutOfCredit,
+    ProviderError,
+    RateLimited,
+    Unavailable,
+)
+from common.task import ImageRequest
+from workers.providers.base import Job, Outcome, Picture, Pictures, Provider
+from workers.providers.http import Answer
+
+__all__ = ["OpenAI"]
+
+# The codes of `error` that say more than the status, and the statuses they are believed with.
+_CODES: dict[str, type[ProviderError]] = {
+    "moderation_blocked": ContentRefused,
+    "content_policy_violation": ContentRefused,
+    "contentFilter": ContentRefused,
+    "invalid_api_key": NotAuthorised,
+    "model_not_found": ModelNotServed,
+    "rate_limit_exceeded": RateLimited,
+    "slow_down": RateLimited,
+    "insufficient_quota": OutOfCredit,
+    "insufficient_user_quota": OutOfCredit,
+    "credit_balance_exhausted": OutOfCredit,
+    "organization_spend_limit_exceeded": OutOfCredit,
+    "project_spend_limit_exceeded": OutOfCredit,
+    "organization_usage_limit_exceeded": OutOfCredit,
+    "billing_hard_limit_reached": OutOfCredit,
+}
+
+# Dollars per million tokens of text input, image input and image output. OpenAI reports tokens,
+# not money; these are its list prices of 2026-11, by the beginning of the model's name.
+_PRICES = {
+    "gpt-image-2-": (5.0, 8.0, 30.0),
+    "gpt-image-2.5-": (5.0, 8.0, 30.0),
+}
+
+# Other servers hand out addresses on picture hosts of their own choosing.
+_PICTURE_HOSTS = ("*",)
+
+
+class OpenAI(Provider):
+    """`POST {base}/images/generations`, one call for up to ten pictures.
+
+    GPT image models always send base64. A compatible server may send addresses instead; what they
+    hold is fetched by `poll`, so that a failed download never leads to buying again.
+    """
+
+    name = "openai"
+    auth = ("Authorization", "Bearer ")
+    pictures_per_call = 10
+
+    def submit(
+        self, request: ImageRequest, route: Route, *, count: int, first: int, timeout: float
+    ) -> Outcome:
+        answer = self._api.post(
+            "/images/generations",
+            self._body(request, route, count),
+            deadline=time.monotonic() + timeout,
+            pictures=count,
+        )
+        if not answer.ok:
+            raise self._error(answer)
+        return self._outcome(answer, route)
+
+    def poll(self, job: Job, *, timeout: float) -> Outcome:
+        deadline = time.monotonic() + timeout
+        pictures = tuple(
+            Picture(
+                self._api.download(entry["url"], hosts=_PICTURE_HOSTS, deadline=deadline),
+                revised_prompt=entry.get("revised_prompt"),
+            )
+            for entry in job.state["pictures"]
+        )
+        return Pictures(pictures, job.usage)
+
+    @property
+    def _is_openai(self) -> bool:
+        """Whether this is the original, whose newer parameters a strict imitation refuses."""
+        host = self._api.host
+        return self._api.sandbox or host == "api.openai.com" or host.endswith(".api.openai.com")
+
+    def _body(self, request: ImageRequest, route: Route, count: int) -> dict[str, Any]:
+        fields = {
+            "model": route.model,
+            "prompt": request.prompt,
+            "n": count,
+            "size": route.upstream_size or request.size,
+            "quality": route.quality.get(request.quality or "standard", request.quality),
+            "background": request.background,
+            "output_format": request.output_format,
+            "output_compression": request.output_compression,
+            "moderation": request.moderation,
+        }
+        if self._is_openai and request.user is not None:
+            # Only equality matters to them: whoever it is stays with us.
+            digest = hashlib.sha256(b"darkroom user " + request.user.encode("utf-8", "replace"))
+            fields["safety_identifier"] = digest.hexdigest()
+        if not self._is_openai and not route.model.startswith(("gpt-image", "chatgpt-image")):
+            # The default is `url` in some servers and refused by others; GPT image models, also
+            # behind a reseller, refuse the parameter.
+            fields["response_format"] = "b64_json"
+        return {
+            name: value
+            for name, value in fields.items()
+            if value is not None and name not in route.drops
+        }
+
+    def _error(self, answer: Answer) -> ProviderError:
+        error = answer.json().get("error")
+        told = error if isinstance(error, dict) else {}
+        words = [word for word in (told.get("code"), told.get("type")) if isinstance(word, str)]
+        if answer.status == 503 and "server_is_overloaded" in words:
+            return self._api.error(answer, Unavailable)
+        if answer.status < 500:
+            for word in words:
+                if word in _CODES:
+                    return self._api.error(answer, _CODES[word])
+        return self._api.error(answer)
+
+    def _outcome(self, answer: Answer, route: Route) -> Outcome:
+        body = answer.json()
+        data = body.get("data")
+        items = [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
+        usage = self._usage(answer, body, route)
+        pictures = tuple(picture for item in items if (picture := _picture(item)))
+        if pictures:
+            return Pictures(pictures, usage)
+        links = [entry for item in items if (entry := self._link(item))]
+        if links:
+            return Job(usage.get("request_id", "pictures"), {"pictures": links}, usage=usage)
+        raise BadAnswer(
+            "openai answered without a picture that could be read.",
+            billed="yes" if items or "tokens" in usage else "unknown",
+        )
+
+    def _link(self, item: dict[str, Any]) -> dict[str, str] | None:
+        url = item.get("url")
+        if not isinstance(url, str) or not url or len(url) > 8000:
+            return None
+        link = {"url": self._api.absolute(url)}
+        prompt = _revised_prompt(item)
+        return link | {"revised_prompt": prompt} if prompt else link
+
+    def _usage(self, answer: Answer, body: dict[str, Any], route: Route) -> dict[str, Any]:
+        usage: dict[str, Any] = {}
+        if request_id := answer.header("x-request-id"):
+            usage["request_id"] = request_id
+        told = body.get("usage")
+        if not isinstance(told, dict):
+            return usage
+        details = told.get("input_tokens_details")
+        counts = {
+            "input": _count(told.get("input_tokens")),
+            "input_image": _count(details.get("image_tokens")) if isinstance(details, dict) else 0,
+            "output": _count(told.get("output_tokens")),
+        }
+        if not counts["input"] and not counts["output"]:
+            return usage
+        usage["tokens"] = counts
+        prices = (price for start, price in _PRICES.items() if f"{route.model}-".startswith(start))
+        if self._is_openai and (price := next(prices, None)):
+            text, image, output = price
+            millionths = (
+                (counts["input"] - counts["input_image"]) * text
+                + counts["input_image"] * image
+                + counts["output"] * output
+            )
+            usage |= {"cost_usd": round(millionths / 1_000_000, 6), "cost_estimated": True}
+        return usage
+
+
+def _picture(item: dict[str, Any]) -> Picture | None:
+    """The picture an item carries in itself, as base64 with or without `data:`, in either field."""
+    for name in ("b64_json", "url"):
+        text = item.get(name)
+        if not isinstance(text, str):
+            continue
+        if text.startswith("data:"):
+            text = text.partition(",")[2]
+        elif name == "url":
+            continue
+        try:
+            data = pybase64.b64decode(text, validate=True)
+        except ValueError:
+            continue
+        if data:
+            return Picture(data, revised_prompt=_revised_prompt(item))
+    return None
+
+
+def _revised_prompt(item: dict[str, Any]) -> str | None:
+    text = item.get("revised_prompt")
+    return text if isinstance(text, str) and text else None
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
