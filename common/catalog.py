@@ -68,7 +68,9 @@ class Model:
         if size in self.sizes:
             return True
         width, _, height = size.partition("x")
-        if self.size_rule is None or not (width.isdecimal() and height.isdecimal()):
+        if self.size_rule is None or not size.isascii():
+            return False
+        if not (width.isdecimal() and height.isdecimal()):
             return False
         return self.size_rule.admits(int(width), int(height))
 

@@ -190,6 +190,15 @@ class Settings(BaseSettings):
         }
 
     @property
+    def shared_redis_url(self) -> str:
+        """REDIS_URL for a process that cannot do without. Raises ConfigurationError when unset."""
+        if not self.redis_url:
+            raise ConfigurationError(
+                "REDIS_URL: needed, such as redis://localhost:6379/0; ops/run brings its own"
+            )
+        return self.redis_url
+
+    @property
     def wants_sandbox(self) -> bool:
         """Whether a launcher should start the sandbox for these settings."""
         if self.sandbox_url or self.sandbox == "off":

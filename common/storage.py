@@ -7,6 +7,7 @@ it with itself.
 from __future__ import annotations
 
 import datetime
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -20,9 +21,6 @@ from common.errors import ConfigurationError, StoreUnavailable
 from common.hub import off_the_hub
 
 if TYPE_CHECKING:  # obstore has these names for type checkers only
-    from obstore.store import ClientConfig, RetryConfig
-
-if TYPE_CHECKING:  # these exist for the type checker only
     from obstore.store import ClientConfig, RetryConfig
 
 __all__ = ["ImageStorage"]
@@ -50,6 +48,8 @@ class ImageStorage:
             if url.startswith("file://"):
                 path = Path(unquote(urlsplit(url).path))
                 path.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=path):  # else found out by the first paid picture
+                    pass
                 return cls(LocalStore(path))
             client: ClientConfig = {"timeout": "30s", "connect_timeout": "3s"}
             retry: RetryConfig = {"max_retries": 2, "retry_timeout": datetime.timedelta(seconds=20)}

@@ -20,6 +20,7 @@ from redis.retry import Retry
 
 from common.errors import LeaseLost, StoreUnavailable
 from common.queue import hint_template
+from common.settings import Settings
 from common.task import (
     Call,
     CallState,
@@ -139,6 +140,16 @@ class TaskStore:
         self._retention = _ms(retention)
         self._check = _ms(check)
         self._most_losses = most_losses
+
+    @classmethod
+    def of(cls, client: redis.Redis, settings: Settings) -> TaskStore:
+        """The store as the settings want it, the same in every process."""
+        return cls(
+            client,
+            lease=settings.lease_seconds,
+            retention=settings.retention_hours * 3600,
+            check=settings.rehint_seconds,
+        )
 
     def create(
         self,

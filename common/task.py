@@ -113,7 +113,7 @@ class StoredImage:
     seed: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Result:
     """What a completed task delivers. `missing` names the pictures that could not be had."""
 
@@ -122,6 +122,10 @@ class Result:
     provider_model: str
     usage: dict[str, Any] = field(default_factory=dict)
     missing: tuple[Failure, ...] = ()
+
+    def __repr__(self) -> str:
+        # What Celery's log line and Flower show of a finished task.
+        return f"{len(self.images)} image(s) of {self.provider} {self.provider_model}"
 
 
 class CallState(StrEnum):

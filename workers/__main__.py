@@ -84,6 +84,7 @@ def _flower(settings: Settings) -> int:
         f"--port={settings.flower_port}",
         "--address=127.0.0.1",
         "--read-only",
+        "--logging=warning",
         "--max-tasks=10000",
     ]
     os.execv(sys.executable, [sys.executable, *command])  # noqa: S606

@@ -36,16 +36,8 @@ def worker_name() -> str:
 
 def make_store(settings: Settings) -> TaskStore:
     """The task store of the settings. Raises ConfigurationError without a REDIS_URL."""
-    if not settings.redis_url:
-        raise ConfigurationError("REDIS_URL: needed, or start everything with ops/run")
     # 400 tasks may end in the same moment; they share these connections and wait for one.
-    client = connect(settings.redis_url, connections=64)
-    return TaskStore(
-        client,
-        lease=settings.lease_seconds,
-        retention=settings.retention_hours * 3600,
-        check=settings.rehint_seconds,
-    )
+    return TaskStore.of(connect(settings.shared_redis_url, connections=64), settings)
 
 
 def make_app(settings: Settings) -> Celery:

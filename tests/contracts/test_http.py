@@ -302,7 +302,8 @@ import pathlib, sys, time
 from pydantic import SecretStr
 from common.errors import ProviderError
 from common.settings import ProviderAccess
-from workers.providers.http import Http, _tls
+from workers.providers.http import Http
+from workers.providers.transport import tls_context
 
 access = ProviderAccess(sys.argv[1], SecretStr("k"))
 for _ in range(3):
@@ -312,7 +313,7 @@ for _ in range(3):
     except ProviderError as error:
         print(type(error).__name__, error)
     pathlib.Path(sys.argv[2]).unlink(missing_ok=True)  # nothing may need to load it again
-print(_tls().cert_store_stats()["x509"])
+print(tls_context().cert_store_stats()["x509"])
 """
 
 

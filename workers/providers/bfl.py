@@ -11,7 +11,7 @@ from common.catalog import Route
 from common.errors import BadAnswer, ContentRefused, JobFailed, JobLost
 from common.task import ImageRequest
 from workers.providers.base import Job, Outcome, Picture, Pictures, Provider
-from workers.providers.http import Answer
+from workers.providers.transport import Answer
 
 __all__ = ["BlackForestLabs"]
 

@@ -5,37 +5,22 @@ what failed before the first byte of the request went out is `Unavailable`; afte
 is `OutcomeUnknown`. Nothing is ever sent twice, no redirect is followed with a credential, and
 addresses that came out of an answer are treated as an attacker's.
 
-This speaks through the transport layer of `requests` and not through its Session: a Session would
-read .netrc for credentials, keep cookies, and read the whole body of a redirect to prepare for
-following it, whatever its length.
+How a request is carried is `transport`'s business, where it may go that of `addresses`.
 """
 
 from __future__ import annotations
 
 import email.utils
-import functools
-import http.client
-import io
-import ipaddress
 import math
 import re
-import socket
-import ssl
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import orjson
 import requests
-import requests.certs
 import requests.utils
-from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Timeout
-from urllib3.connection import BaseSSLError, HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, ProxyError
-from urllib3.util.connection import create_connection
 
 from common.errors import (
     BadAnswer,
@@ -52,18 +37,17 @@ from common.errors import (
 )
 from common.settings import ProviderAccess
 from common.task import Billed
+from workers.providers.addresses import is_ip, is_loopback, is_public, matches, origin
+from workers.providers.transport import Answer, Forbidden, TooLarge, Transport, Trouble
 
 __all__ = ["Answer", "Http"]
 
-CONNECT_SECONDS = 5.0
 GET_SECONDS = 15.0  # what can be repeated is not waited for till the end of a task
 DOWNLOAD_SECONDS = 120.0
-IDLE_SECONDS = 2.0  # of a kept connection; below what servers usually grant, see _Pool
 RETRY_AFTER_LIMIT = 3600.0
 REDIRECT_LIMIT = 3
 MESSAGE_LIMIT = 300  # characters
 JSON_BYTES = 1_000_000  # an answer without its pictures
-ERROR_BYTES = 65_536
 
 _STATUS_ERRORS: dict[int, type[ProviderError]] = {
     400: Refused,
@@ -83,36 +67,6 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 _SECRETS = re.compile(r"(?i)\bbearer\s+\S+|\bsk-[^\s,;\"']+")
 _LINKS = re.compile(r"(?i)\b(?:https?|data):\S+")  # signed, internal or endless
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-
-# The transport's own errors (RequestException is an OSError), and what it lets through.
-_NETWORK_ERRORS = (OSError, HTTPError, http.client.HTTPException, ValueError)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer read to its end. Of an error's body only the first part may be there."""
-
-    status: int
-    headers: Mapping[str, str]  # any case
-    body: bytes = field(repr=False)
-
-    @property
-    def ok(self) -> bool:
-        return 200 <= self.status < 300
-
-    def json(self) -> dict[str, Any]:
-        """The body as a JSON object, empty when it is anything else."""
-        try:
-            value = orjson.loads(self.body)
-        except ValueError:
-            return {}
-        return value if isinstance(value, dict) else {}
-
-    def header(self, name: str) -> str | None:
-        """A header that is going to be kept: printable and of bearable length, or None."""
-        value = self.headers.get(name)
-        return value if value and len(value) <= 200 and value.isprintable() else None
 
 
 class Http:
@@ -148,13 +102,13 @@ class Http:
         self.host = urlsplit(access.base_url).hostname or ""
         self._provider = provider
         self._base = access.base_url
-        self._origin = _origin(access.base_url)
+        self._origin = origin(access.base_url)
         self._key = key
         self._auth = {auth[0]: auth[1] + key} if key else {}
         self._max_image_bytes = max_image_bytes
-        self._is_local = access.sandbox or _is_loopback(self.host)
-        self._own = _Transport(concurrency, guarded=False)
-        self._foreign = _Transport(concurrency, guarded=True)
+        self._is_local = access.sandbox or is_loopback(self.host)
+        self._own = Transport(concurrency, guarded=False)
+        self._foreign = Transport(concurrency, guarded=True)
 
     def post(
         self, path: str, body: Mapping[str, Any], *, deadline: float, pictures: int = 0
@@ -175,10 +129,10 @@ class Http:
         request = requests.Request("POST", self._base + path, headers=headers, data=data).prepare()
         try:
             return self._exchange(self._own, request, deadline, limit)
-        except _TooLarge as error:
+        except TooLarge as error:
             text = f"{self._provider} answered with more than {limit} bytes."
             raise BadAnswer(text, billed="yes") from error
-        except _Trouble as trouble:
+        except Trouble as trouble:
             if trouble.sent:
                 text = (
                     f"The answer of {self._provider} never came whole: {trouble}. "
@@ -199,12 +153,12 @@ class Http:
         url = self._base + url if url.startswith("/") else url
         try:
             request, transport = self._prepare(url, hosts, self._headers)
-        except _Forbidden as error:
+        except Forbidden as error:
             raise BadAnswer(f"{self._provider} named an address to ask at: {error}.") from error
         deadline = min(deadline, time.monotonic() + GET_SECONDS)
         try:
             answer = self._exchange(transport, request, deadline, JSON_BYTES)
-        except (_Trouble, _TooLarge, _Forbidden) as trouble:
+        except (Trouble, TooLarge, Forbidden) as trouble:
             text = f"{self._provider} could not be asked: {trouble}."
             raise Unavailable(text) from trouble
         if answer.ok or answer.status in (404, 410):
@@ -227,13 +181,13 @@ class Http:
                 if answer.status not in _REDIRECTS:
                     return self._picture(answer)
                 url = urljoin(url, answer.headers.get("Location", ""))
-        except _Forbidden as error:
+        except Forbidden as error:
             text = f"{self._provider} named an address for the picture: {error}."
             raise BadAnswer(text, billed="yes") from error
-        except _TooLarge as error:
+        except TooLarge as error:
             text = f"The picture of {self._provider} has more than {self._max_image_bytes} bytes."
             raise BadAnswer(text, billed="yes") from error
-        except _Trouble as trouble:
+        except Trouble as trouble:
             text = f"The picture of {self._provider} could not be fetched: {trouble}."
             raise Unavailable(text) from trouble
         raise BadAnswer(f"The picture's address at {self._provider} only redirects.", billed="yes")
@@ -242,7 +196,7 @@ class Http:
         """Whether `get` and `download` would go to `url` (they still look at its IP address)."""
         try:
             self._prepare(url, hosts, {})
-        except _Forbidden:
+        except Forbidden:
             return False
         return True
 
@@ -297,7 +251,7 @@ class Http:
         if answer.ok:
             # Also what an answer looks like that breaks off within its head.
             if not answer.body:
-                raise _Trouble("nothing came", sent=True)
+                raise Trouble("nothing came", sent=True)
             return answer.body
         if 400 <= answer.status < 500 and answer.status not in (408, 425, 429):
             raise JobLost(
@@ -308,109 +262,35 @@ class Http:
 
     def _prepare(
         self, url: str, hosts: Collection[str], headers: Mapping[str, str]
-    ) -> tuple[requests.PreparedRequest, _Transport]:
+    ) -> tuple[requests.PreparedRequest, Transport]:
         try:
             request = requests.Request("GET", url, headers=dict(headers)).prepare()
             # Looked at as it will be used, so that no second reading of it can differ.
             target = urlsplit(str(request.url))
-            origin = _origin(str(request.url))
+            where = origin(str(request.url))
         except ValueError as error:  # with all its kin in requests, and of IDNA and ports
-            raise _Forbidden("it is not a URL") from error
+            raise Forbidden("it is not a URL") from error
         if "@" in target.netloc:
-            raise _Forbidden("it carries a user name")
-        if origin == self._origin:
+            raise Forbidden("it carries a user name")
+        if where == self._origin:
             return request, self._own
-        scheme, host, port = origin
+        scheme, host, port = where
         if scheme != "https" or port != 443:
-            raise _Forbidden("it is neither plain https nor the configured server")
-        if not any(_matches(host, allowed) for allowed in hosts):
-            raise _Forbidden("its host is not known to belong to the provider")
-        if _is_ip(host) and not _is_public(host):
-            raise _Forbidden("its host is in a private network")
+            raise Forbidden("it is neither plain https nor the configured server")
+        if not any(matches(host, allowed) for allowed in hosts):
+            raise Forbidden("its host is not known to belong to the provider")
+        if is_ip(host) and not is_public(host):
+            raise Forbidden("its host is in a private network")
         return request, self._foreign
 
     def _exchange(
-        self, transport: _Transport, request: requests.PreparedRequest, deadline: float, limit: int
+        self, transport: Transport, request: requests.PreparedRequest, deadline: float, limit: int
     ) -> Answer:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise _Trouble("no time was left", sent=False)
         # Proxies of the environment are honoured, with NO_PROXY: a gateway may have no other way
         # out. A provider on this machine needs none.
         direct = self._is_local and transport is self._own
         proxies = {} if direct else requests.utils.get_environ_proxies(str(request.url))
-        # `requests` takes this too, which its annotations do not know.
-        timeout: Any = Timeout(connect=min(CONNECT_SECONDS, left), total=left)
-        try:
-            with transport.send(request, stream=True, timeout=timeout, proxies=proxies) as response:
-                return Answer(response.status_code, response.headers, _read(response, limit))
-        except _NETWORK_ERRORS as error:
-            raise _trouble(error) from error
-
-
-class _Trouble(Exception):
-    """No whole answer. `sent`: the provider may have got the request. The text says why."""
-
-    def __init__(self, why: str, *, sent: bool) -> None:
-        super().__init__(why)
-        self.sent = sent
-
-
-class _Forbidden(Exception):
-    """An address in an answer that must not be visited. The text says why, without naming it."""
-
-
-class _TooLarge(Exception):
-    def __init__(self) -> None:
-        super().__init__("the answer was too large")
-
-
-def _read(response: requests.Response, limit: int) -> bytes:
-    if 300 <= response.status_code < 400:
-        return b""
-    failed = response.status_code >= 400
-    pieces: list[bytes] = []
-    size = 0
-    try:
-        for piece in response.iter_content(65_536):
-            size += len(piece)
-            if not failed and size > limit:
-                raise _TooLarge
-            pieces.append(piece)
-            if failed and size > ERROR_BYTES:
-                break
-    except _NETWORK_ERRORS:
-        # The status of an error tells enough; half of a success tells nothing.
-        if not failed:
-            raise
-    return b"".join(pieces)
-
-
-def _trouble(error: Exception) -> Exception:
-    cause = error.args[0] if error.args else None
-    reason = cause.reason if isinstance(cause, MaxRetryError) else None
-    if isinstance(reason, ProxyError):
-        # Also made of a proxied call that was sent and got no answer; only its cause can tell.
-        reason = reason.original_error
-    if isinstance(reason, _ForbiddenAddress):
-        return _Forbidden("its host is in a private network")
-    # Errors of the connecting phase reach us only as this one, see _Connecting.connect.
-    if isinstance(reason, NewConnectionError):
-        return _Trouble(_why_not_connected(reason.__cause__), sent=False)
-    if isinstance(error, ValueError) and isinstance(error, requests.RequestException):
-        return _Trouble("its URL, or that of the proxy, cannot be used", sent=False)
-    timed_out = isinstance(error, requests.Timeout) or "timed out" in str(error)
-    return _Trouble("the time was up" if timed_out else "the connection broke", sent=True)
-
-
-def _why_not_connected(cause: BaseException | None) -> str:
-    if isinstance(cause, BaseSSLError):
-        return "no trusted TLS connection could be made"
-    if isinstance(cause, socket.gaierror):
-        return "its host name is not known"
-    if isinstance(cause, TimeoutError):
-        return "the connection took too long"
-    return "no connection could be made"
+        return transport.exchange(request, deadline=deadline, limit=limit, proxies=proxies)
 
 
 def _said(answer: Answer) -> str:
@@ -466,230 +346,3 @@ def _instant(text: str | None) -> float | None:
         return email.utils.mktime_tz(parsed) if parsed else None
     except (ValueError, OverflowError):
         return None
-
-
-def _origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port. Raises ValueError for a URL that lacks one of them."""
-    parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    if not parts.hostname or port is None:
-        raise ValueError("no http URL")
-    return parts.scheme, parts.hostname.rstrip("."), port
-
-
-def _matches(host: str, allowed: str) -> bool:
-    if allowed.startswith("."):
-        return host == allowed[1:] or host.endswith(allowed)
-    return allowed in ("*", host)
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or (_is_ip(host) and ipaddress.ip_address(host).is_loopback)
-
-
-def _is_public(address: str) -> bool:
-    """Whether an IP address is one of the open Internet, however it is wrapped."""
-    ip = ipaddress.ip_address(address)
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if inner is None and ip in _NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None:
-            return _is_public(str(inner))
-        if ip.is_site_local:
-            return False
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """The certificates of the system, or those of SSL_CERT_FILE and SSL_CERT_DIR.
-
-    One for the process: loading them costs 20 ms of CPU, which `requests` by itself spends on each
-    new connection.
-    """
-    context = ssl.create_default_context()
-    paths = ssl.get_default_verify_paths()
-    if paths.cafile is None and paths.capath is None:
-        context.load_verify_locations(requests.certs.where())  # a system without any of its own
-    return context
-
-
-class _Transport(HTTPAdapter):
-    """Connections with the shared TLS context; without resends, which is the default.
-
-    `guarded` ones lead to public addresses only.
-    """
-
-    def __init__(self, concurrency: int, *, guarded: bool) -> None:
-        self._pools = {
-            "http": _GuardedHTTPPool if guarded else _HTTPPool,
-            "https": _GuardedHTTPSPool if guarded else _HTTPSPool,
-        }
-        # More connections than the pool keeps are no error; they are closed after use.
-        super().__init__(pool_maxsize=concurrency, pool_block=False)
-
-    def init_poolmanager(
-        self, connections: int, maxsize: int, block: bool = False, **kwargs: Any
-    ) -> None:
-        super().init_poolmanager(connections, maxsize, block, ssl_context=_tls(), **kwargs)
-        self._use_pools(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        tls = {"ssl_context": _tls(), "proxy_ssl_context": _tls()}
-        return self._use_pools(super().proxy_manager_for(proxy, **tls, **kwargs))
-
-    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        # The inherited one has every connection load a CA bundle into the shared context. The
-        # context verifies without it; `cert_reqs` of the pool stays CERT_REQUIRED.
-        return
-
-    def _use_pools(self, manager: PoolManager) -> PoolManager:
-        manager.pool_classes_by_scheme = self._pools
-        return manager
-
-
-class _ForbiddenAddress(NewConnectionError):
-    """The host name stands for an address that is not public."""
-
-
-class _Deadlined(io.RawIOBase):
-    """Reads a socket until an instant: its own timeout would start anew with each byte."""
-
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
-        super().__init__()
-        self._raw = raw
-        self._sock = sock
-        left = sock.gettimeout()
-        self._ends = math.inf if left is None else time.monotonic() + left
-
-    def readable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._raw.fileno()
-
-    def readinto(self, buffer: Any) -> int | None:
-        left = self._ends - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        if left < math.inf:
-            self._sock.settimeout(left)
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._raw.close()
-        super().close()
-
-
-class _Response(http.client.HTTPResponse):
-    """Must be read, from its first header to its last byte, within the timeout of its socket."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        raw: Any = self.fp.detach()
-        self.fp = io.BufferedReader(_Deadlined(raw, sock))
-
-
-class _Connecting(HTTPConnection):
-    """What our connections have in common."""
-
-    response_class = _Response
-    idle_since = math.inf
-    guarded = False
-
-    def connect(self) -> None:
-        # A failed TLS handshake and a broken answer look alike later on. So all that goes wrong
-        # before the request is sent gets one name here.
-        try:
-            super().connect()
-        except NewConnectionError:
-            raise
-        except (OSError, HTTPError, ValueError) as error:
-            raise NewConnectionError(self, "not connected") from error
-
-    def _new_conn(self) -> socket.socket:
-        """Connect to one of the host's addresses, and to exactly those that were looked at."""
-        try:
-            found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
-        except UnicodeError as error:
-            raise socket.gaierror(socket.EAI_NONAME, "not a host name") from error
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        # Behind a proxy this is the proxy's own address, and the proxy decides where it leads.
-        if self.guarded and self.proxy is None and not all(map(_is_public, addresses)):
-            raise _ForbiddenAddress(self, "a private address")
-        ends = time.monotonic() + float(self.timeout or CONNECT_SECONDS)
-        for tried, address in enumerate(addresses):
-            # Each gets its share of the time, so that a dead IPv6 route leaves some for IPv4.
-            share = max(0.1, (ends - time.monotonic()) / (len(addresses) - tried))
-            try:
-                sock = create_connection(
-                    (address, self.port), share, socket_options=self.socket_options
-                )
-            except OSError:
-                if address == addresses[-1]:
-                    raise
-            else:
-                sock.settimeout(max(0.1, ends - time.monotonic()))
-                return sock
-        raise OSError("the host name has no address")
-
-
-class _HTTPConnection(_Connecting):
-    pass
-
-
-class _HTTPSConnection(_Connecting, HTTPSConnection):
-    pass
-
-
-class _GuardedHTTPConnection(_HTTPConnection):
-    guarded = True
-
-
-class _GuardedHTTPSConnection(_HTTPSConnection):
-    guarded = True
-
-
-class _Pool(HTTPConnectionPool):
-    """Does not reuse a connection that was idle for long.
-
-    A server may close it just while our request is under way; then nobody knows whether it was
-    heard, and a paid call must be counted as lost (`OutcomeUnknown`).
-    """
-
-    def _get_conn(self, timeout: float | None = None) -> Any:
-        connection: Any = super()._get_conn(timeout)
-        if time.monotonic() - connection.idle_since > IDLE_SECONDS:
-            connection.close()  # it opens again by itself
-        return connection
-
-    def _put_conn(self, conn: Any) -> None:
-        if conn is not None:
-            conn.idle_since = time.monotonic()
-        super()._put_conn(conn)
-
-
-class _HTTPPool(_Pool):
-    ConnectionCls = _HTTPConnection
-
-
-class _HTTPSPool(_Pool, HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection
-
-
-class _GuardedHTTPPool(_HTTPPool):
-    ConnectionCls = _GuardedHTTPConnection
-
-
-class _GuardedHTTPSPool(_HTTPSPool):
-    ConnectionCls = _GuardedHTTPSConnection

@@ -21,7 +21,7 @@ from common.errors import (
 )
 from common.task import ImageRequest
 from workers.providers.base import Job, Outcome, Picture, Pictures, Provider
-from workers.providers.http import Answer
+from workers.providers.transport import Answer
 
 __all__ = ["OpenAI"]
 

@@ -1,0 +1,1 @@
+"""The HTTP front end: validates, saves, answers with a pending task."""

@@ -1,0 +1,97 @@
+"""Builds the front end: everything it consists of is made and connected here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from flask import Flask, Response, jsonify, request
+from flask.json.provider import JSONProvider
+
+from api import errors, files, health, images, models, openapi, request_log, tasks
+from api.auth import make_authentication
+from api.cli import make_commands
+from api.task_body import TaskBody
+from api.waiting import Waiting
+from common.catalog import Catalog
+from common.keys import KeyStore
+from common.settings import Settings
+from common.storage import ImageStorage
+from common.store import TaskStore, connect
+
+__all__ = ["create_app"]
+
+VERSION = "0.1.0"
+
+_MOST_BODY_BYTES = 1_000_000
+_PROBE_SECONDS = 0.8
+
+
+def create_app(settings: Settings) -> Flask:
+    """The application. Redis need not be there yet.
+
+    Raises ConfigurationError when a setting is missing or the image store cannot be used.
+    """
+    catalog = Catalog.load()
+    providers = settings.providers()
+    client = connect(settings.shared_redis_url, connections=256)
+    store = TaskStore.of(client, settings)
+    keys = KeyStore(client)
+    storage = ImageStorage.open(settings.images_url)
+    signer = files.FileSigner(client, settings.signing_secret.get_secret_value())
+    bodies = TaskBody(
+        catalog,
+        signer,
+        storage,
+        lambda: settings.public_url.rstrip("/") or request.host_url.rstrip("/"),
+    )
+    waiting = Waiting(connect(settings.redis_url, connections=1), store)
+    probe = TaskStore(connect(settings.redis_url, connections=8, timeout=_PROBE_SECONDS))
+
+    app = openapi.make_app(VERSION)
+    app.json = _Orjson(app)
+    app.config["MAX_CONTENT_LENGTH"] = _MOST_BODY_BYTES
+    # A redirect is no JSON, and loses the body of a POST on its way.
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    app.extensions["waiting"] = waiting
+    request_log.init_app(app)
+    errors.init_app(app)
+    app.before_request(make_authentication(keys, settings.bootstrap_api_key.get_secret_value()))
+    app.register_api(images.make_blueprint(store, catalog, providers, bodies, waiting))
+    app.register_api(tasks.make_blueprint(store, bodies, waiting))
+    app.register_api(files.make_blueprint(signer, storage))
+    app.register_api(models.make_blueprint(catalog, providers, models.RecentOutcomes(store)))
+    app.register_api(
+        health.make_blueprint(
+            probe,
+            worker_age=3 * settings.lease_seconds,
+            sweep_age=10 * settings.sweep_seconds + 5,
+        )
+    )
+    app.register_blueprint(openapi.make_blueprint(app))
+    app.add_url_rule("/", "root", _root)
+    app.cli.add_command(make_commands(keys))
+    return app
+
+
+class _Orjson(JSONProvider):
+    """Keeps the order of keys, and makes short work of megabytes of Base64."""
+
+    def dumps(self, obj: Any, **_: Any) -> str:
+        return orjson.dumps(obj).decode()
+
+    def loads(self, s: str | bytes, **_: Any) -> Any:
+        return orjson.loads(s)
+
+
+def _root() -> Response:
+    return jsonify(
+        {
+            "name": "Darkroom",
+            "version": VERSION,
+            "docs": "/docs",
+            "openapi": "/openapi.json",
+            "models": "/v1/models",
+        }
+    )

@@ -1,0 +1,56 @@
+"""gunicorn's gevent worker, which answers what is hardly HTTP with our envelope too."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from gunicorn.http.errors import (  # type: ignore[import-untyped]
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+)
+from gunicorn.util import close_graceful  # type: ignore[import-untyped]
+from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]
+
+__all__ = ["Worker"]
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """For requests that never reach the application; gunicorn itself would answer in HTML."""
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        request_id = f"req_{secrets.token_hex(12)}"
+        match exc:
+            case LimitRequestLine():
+                status, message = HTTPStatus.REQUEST_URI_TOO_LONG, "The address is too long."
+            case LimitRequestHeaders():
+                status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+                message = "The headers are too large."
+            case ParseException():
+                status, message = HTTPStatus.BAD_REQUEST, "This is not a valid HTTP request."
+            case _:
+                # Escaped the application, which should have answered itself.
+                self.log.error("request %s", request_id, exc_info=exc)
+                status = HTTPStatus.INTERNAL_SERVER_ERROR
+                message = "Something went wrong on our side."
+        ours = status is HTTPStatus.INTERNAL_SERVER_ERROR
+        error = {
+            "message": message,
+            "type": "server_error" if ours else "invalid_request_error",
+            "code": "internal_error" if ours else "bad_request",
+            "param": None,
+            "request_id": request_id,
+        }
+        body = orjson.dumps({"error": error})
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            f"X-Request-ID: {request_id}\r\n\r\n"
+        )
+        with contextlib.suppress(OSError):  # whoever sent it may be gone
+            client.sendall(head.encode() + body)
+            close_graceful(client)  # closing with input unread would take the answer back

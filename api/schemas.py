@@ -1,0 +1,453 @@
+"""The JSON documents that go in and out, as pydantic models: the source of `/openapi.json`.
+
+Only the request is checked against its model. Answers are plain dicts, built where they are
+sent; tests hold them to these models.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "ErrorEnvelope",
+    "FilePath",
+    "FileQuery",
+    "GenerationRequest",
+    "Health",
+    "ImageTask",
+    "InlineImages",
+    "ModelList",
+    "ModelObject",
+    "ModelPath",
+    "ModelQuery",
+    "Readiness",
+    "TaskPath",
+    "WaitQuery",
+]
+
+DEFAULT_MODEL = "dall-e-3"
+
+_TASK_ID = "imgtask_0f4c2d5e8a9b4c7d9e1f2a3b4c5d6e7f"
+_IMAGE_URL = f"http://localhost:8000/files/{_TASK_ID}/0.png?expires=1706086400&signature=4Yv…"
+
+
+class GenerationRequest(BaseModel):
+    """What to generate. Each model's own limits are in its entry of `/v1/models`.
+
+    A known parameter that the chosen model does not take is ignored and named in `warnings`; so
+    is an unknown field. `null` means absent.
+    """
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="ignore",
+        json_schema_extra={
+            "examples": [
+                {"prompt": "a red apple"},
+                {"model": "flux-pro", "prompt": "a red apple", "n": 2, "size": "1024x768"},
+                {
+                    "model": "dall-e-3",
+                    "prompt": "a red apple",
+                    "size": "1792x1024",
+                    "quality": "hd",
+                    "style": "natural",
+                    "response_format": "b64_json",
+                },
+            ]
+        },
+    )
+
+    model: str = Field(
+        DEFAULT_MODEL,
+        description="Id of a listed model.",
+        examples=["dall-e-3", "flux-pro", "midjourney"],
+    )
+    prompt: str = Field(description="Description of the wanted image; each model has its limit.")
+    n: int = Field(1, ge=1, le=4, description="Number of images; some models allow fewer than 4.")
+    size: str | None = Field(
+        None,
+        description="WIDTHxHEIGHT in pixels, one that the model takes, or auto. "
+        "Default: the model's, `1024x1024` for most.",
+        examples=["1024x1024", "1792x1024", "512x512"],
+    )
+    quality: str | None = Field(
+        None, description="`standard` (default) or `hd`: dall-e-3.", examples=["standard", "hd"]
+    )
+    response_format: Literal["url", "b64_json"] = Field(
+        "url", description="How the finished images are delivered."
+    )
+    style: str | None = Field(
+        None, description="`vivid` (default) or `natural`: dall-e-3.", examples=["vivid", "natural"]
+    )
+    user: str | None = Field(
+        None, max_length=512, description="Identifier of the end user, at most 512 characters."
+    )
+    seed: int | None = Field(None, ge=0, le=2**32 - 1, description="For repeatable results.")
+    negative_prompt: str | None = Field(None, description="What should not be in the image.")
+    aspect_ratio: str | None = Field(
+        None, pattern=r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$", examples=["16:9"]
+    )
+    output_format: str | None = Field(
+        None, description="One of the formats that the model offers.", examples=["png", "jpeg"]
+    )
+    output_compression: int | None = Field(None, ge=0, le=100)
+    background: Literal["auto", "transparent", "opaque"] | None = None
+    moderation: Literal["auto", "low"] | None = None
+    asynchronous: bool | None = Field(
+        None, alias="async", description="Changes nothing: every submit is a task."
+    )
+
+
+class TaskImage(BaseModel):
+    """One image: a placeholder until the task is completed."""
+
+    url: str | None = Field(
+        None, description="Empty until completed; then loads without a key until `expires_at`."
+    )
+    b64_json: str | None = Field(None, description="The image in Base64; null if it is lost.")
+    revised_prompt: str = Field(description="The prompt that was used.")
+    width: int | None = Field(None, description="Pixels.")
+    height: int | None = Field(None, description="Pixels.")
+    error: str | None = Field(None, description="Why there is no image here any more.")
+
+
+class Failed(BaseModel):
+    """Why something came to nothing, and whether it was charged."""
+
+    code: str
+    message: str
+    retryable: bool = Field(description="Whether the same request may succeed later.")
+    billed: Literal["no", "yes", "unknown"]
+
+
+class ImageTask(BaseModel):
+    """A task. `status` says which of the optional fields are there."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "created": 1706000000,
+                    "id": _TASK_ID,
+                    "task_id": _TASK_ID,
+                    "object": "image.generation.task",
+                    "status": "pending",
+                    "progress": 0,
+                    "model": "flux-pro",
+                    "poll_url": f"/v1/images/generations/{_TASK_ID}",
+                    "data": [{"url": "", "revised_prompt": "a red apple"}],
+                    "warnings": [],
+                },
+                {
+                    "created": 1706000000,
+                    "id": _TASK_ID,
+                    "task_id": _TASK_ID,
+                    "object": "image.generation.task",
+                    "status": "completed",
+                    "progress": 100,
+                    "model": "flux-pro",
+                    "poll_url": f"/v1/images/generations/{_TASK_ID}",
+                    "data": [
+                        {
+                            "url": _IMAGE_URL,
+                            "revised_prompt": "a red apple",
+                            "width": 1024,
+                            "height": 1024,
+                        }
+                    ],
+                    "warnings": [],
+                    "size": "1024x1024",
+                    "started": 1706000001,
+                    "completed_at": 1706000009,
+                    "expires_at": 1706086409,
+                    "provider": "bfl",
+                    "provider_model": "flux-pro-1.1",
+                    "usage": {},
+                },
+                {
+                    "created": 1706000000,
+                    "id": _TASK_ID,
+                    "task_id": _TASK_ID,
+                    "object": "image.generation.task",
+                    "status": "failed",
+                    "progress": 0,
+                    "model": "flux-pro",
+                    "poll_url": f"/v1/images/generations/{_TASK_ID}",
+                    "data": [],
+                    "warnings": [],
+                    "size": "1024x1024",
+                    "failed_at": 1706000009,
+                    "expires_at": 1706086409,
+                    "error": "The prompt was refused by the provider.",
+                    "error_detail": {
+                        "code": "content_policy_violation",
+                        "message": "The prompt was refused by the provider.",
+                        "retryable": False,
+                        "billed": "no",
+                    },
+                },
+            ]
+        }
+    )
+
+    created: int = Field(description="Unix seconds.")
+    id: str
+    task_id: str
+    object: Literal["image.generation.task"]
+    status: Literal["pending", "processing", "completed", "failed"]
+    progress: int = Field(ge=0, le=100)
+    model: str
+    poll_url: str = Field(description="Relative to the host; works exactly as returned.")
+    data: list[TaskImage]
+    warnings: list[str] = Field(description="What of the request was not done, and why.")
+    size: str | None = None
+    quality: str | None = None
+    style: str | None = None
+    sandbox: bool | None = Field(None, description="True when no real provider was asked.")
+    started: int | None = Field(None, description="Unix seconds.")
+    completed_at: int | None = Field(None, description="Unix seconds.")
+    failed_at: int | None = Field(None, description="Unix seconds.")
+    expires_at: int | None = Field(
+        None, description="Unix seconds; until then the task and its images are kept."
+    )
+    provider: str | None = None
+    provider_model: str | None = None
+    usage: dict[str, Any] | None = None
+    missing: list[Failed] | None = Field(None, description="Images that could not be had.")
+    error: str | None = Field(None, description="For people.")
+    error_detail: Failed | None = None
+    cancelled: bool | None = None
+    cancellation_status: Literal["cancelled"] | None = None
+
+
+class InlineImage(BaseModel):
+    """One image of an answer that was waited for."""
+
+    url: str | None = None
+    b64_json: str | None = None
+    revised_prompt: str
+    error: str | None = Field(None, description="Why there is no image here any more.")
+
+
+class InlineImages(BaseModel):
+    """The finished images, in the form of OpenAI's Images API."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "created": 1706000000,
+                    "data": [{"url": _IMAGE_URL, "revised_prompt": "a red apple"}],
+                }
+            ]
+        }
+    )
+
+    created: int = Field(description="Unix seconds.")
+    data: list[InlineImage]
+
+
+class ValidationProblem(BaseModel):
+    """One thing that is wrong with the request."""
+
+    field: str | None
+    message: str
+
+
+class Error(BaseModel):
+    """What went wrong; further helpers are there where they help."""
+
+    model_config = ConfigDict(extra="allow")
+
+    message: str
+    type: str
+    code: str
+    param: str | None = Field(description="The field that is to blame.")
+    did_you_mean: str | None = None
+    suggestions: list[str] | None = None
+    alternatives: list[str] | None = None
+    hint: str | None = None
+    retryable: bool | None = None
+    retry_after: int | None = Field(None, description="Seconds.")
+    billed: Literal["no", "yes", "unknown"] | None = None
+    task_id: str | None = None
+    request_id: str | None = None
+
+
+class ErrorEnvelope(BaseModel):
+    """Every error answer."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {
+                        "message": "There is no model 'dalle-3'.",
+                        "type": "invalid_request_error",
+                        "code": "model_not_found",
+                        "param": "model",
+                        "did_you_mean": "dall-e-3",
+                        "suggestions": ["dall-e-3", "dall-e-2"],
+                        "hint": "GET /v1/models lists all models.",
+                    },
+                    "validation_errors": [
+                        {"field": "model", "message": "There is no model 'dalle-3'."}
+                    ],
+                }
+            ]
+        }
+    )
+
+    error: Error
+    validation_errors: list[ValidationProblem] | None = None
+
+
+class Recommendation(BaseModel):
+    """Where a model stands among those that can be used now."""
+
+    preferred_rank: int = Field(ge=1)
+    success_rate_24h: float | None = Field(ge=0, le=1, description="null: too few samples.")
+    sample_count_24h: int
+    status: Literal["ready", "insufficient_samples"]
+    updated_at: int | None = Field(description="Unix seconds; null: never counted.")
+
+
+class ImageModel(BaseModel):
+    """What a model can do."""
+
+    mode: Literal["inline", "task"] = Field(
+        description="How the provider usually answers; a submit here is a task in every case."
+    )
+    description: str
+    sizes: list[str]
+    default_size: str
+    max_n: int
+    max_prompt_characters: int
+    parameters: list[str]
+    qualities: list[str]
+    styles: list[str]
+    output_formats: list[str]
+    available: bool = Field(description="Whether a provider that serves it is configured.")
+    price_per_image_usd: float | None
+    typical_seconds: float
+    recommendation: Recommendation | None = None
+
+
+class ModelObject(BaseModel):
+    """A model, in OpenAI's form with an `image` object of ours."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "flux-pro",
+                    "object": "model",
+                    "created": 1727913600,
+                    "owned_by": "black-forest-labs",
+                    "image": {
+                        "mode": "task",
+                        "description": "Photorealistic, high quality.",
+                        "sizes": ["512x512", "1024x1024"],
+                        "default_size": "1024x1024",
+                        "max_n": 4,
+                        "max_prompt_characters": 10000,
+                        "parameters": ["seed", "output_format"],
+                        "qualities": [],
+                        "styles": [],
+                        "output_formats": ["png", "jpeg", "webp"],
+                        "available": True,
+                        "price_per_image_usd": 0.04,
+                        "typical_seconds": 8.0,
+                    },
+                }
+            ]
+        }
+    )
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    image: ImageModel
+
+
+class ModelList(BaseModel):
+    """Models."""
+
+    object: Literal["list"]
+    data: list[ModelObject]
+
+
+class Health(BaseModel):
+    """The process lives."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
+
+    status: Literal["ok"]
+
+
+class Readiness(BaseModel):
+    """Whether tasks can be taken and worked on."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"status": "ready", "missing": []},
+                {"status": "not_ready", "missing": ["worker"]},
+            ]
+        }
+    )
+
+    status: Literal["ready", "not_ready"]
+    missing: list[Literal["redis", "worker", "sweep"]]
+
+
+class _Parameters(BaseModel):
+    """Parameters of a path or a query: text, judged by the view.
+
+    flask-openapi asks for the schema of a query model at every request.
+    """
+
+    model_json_schema = classmethod(cache(BaseModel.model_json_schema.__func__))  # type: ignore
+
+
+class TaskPath(_Parameters):
+    task_id: str = Field(description="As returned by the submit.", examples=[_TASK_ID])
+
+
+class WaitQuery(_Parameters):
+    wait: str | None = Field(
+        None,
+        description="Hold the answer until the task is final, at most this many seconds, at most "
+        "60. The header `Prefer: wait=N` does the same.",
+        examples=["30"],
+    )
+
+
+class ModelPath(_Parameters):
+    model_id: str = Field(examples=["flux-pro"])
+
+
+class ModelQuery(_Parameters):
+    category: str | None = Field(None, description="`image`.")
+    provider: str | None = Field(None, description="Only models that it can serve, such as `bfl`.")
+    recommended_for: str | None = Field(
+        None, description="`image`: the models that can be used now, best first."
+    )
+
+
+class FilePath(_Parameters):
+    task_id: str
+    file: str = Field(description="Index and format.", examples=["0.png"])
+
+
+class FileQuery(_Parameters):
+    expires: str | None = Field(None, description="Unix seconds, part of the signed address.")
+    signature: str | None = Field(None, description="Part of the signed address.")
+    thumbnail: str | None = Field(
+        None, description="Longest side in pixels, 16 to 1024.", examples=["256"]
+    )

@@ -1,0 +1,277 @@
+"""From a JSON object to a generation that can be queued, or to all that is wrong with it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from api.errors import ApiError, Problem, ValidationFailed
+from api.schemas import GenerationRequest
+from common.catalog import Catalog, Model, Route
+from common.task import ImageRequest
+
+__all__ = ["Submission", "read_submission"]
+
+_SIZE = re.compile(r"([1-9][0-9]{1,4})x([1-9][0-9]{1,4})", re.ASCII)
+# NUL, and halves of surrogate pairs, which JSON can say and UTF-8 cannot.
+_UNUSABLE = re.compile("[\x00\ud800-\udfff]")
+
+# Parameters that a model takes only where the catalog lists them.
+_OPTIONAL = (
+    "quality",
+    "style",
+    "user",
+    "seed",
+    "negative_prompt",
+    "aspect_ratio",
+    "output_format",
+    "output_compression",
+    "background",
+    "moderation",
+)
+_NOT_SERVED = ("webhook_url", "webhook_events", "metadata")
+_FIELDS = tuple(field.alias or name for name, field in GenerationRequest.model_fields.items())
+_MOST_NAMED = 20  # unknown fields, so that an answer cannot be made to grow
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A valid request, the route that will serve it first, and what had to be left out of it."""
+
+    model: Model
+    route: Route
+    request: ImageRequest
+    warnings: tuple[str, ...]
+
+
+def read_submission(
+    body: Mapping[str, Any], catalog: Catalog, providers: Collection[str]
+) -> Submission:
+    """Check `body` against its schema and against what its model takes; fill in the defaults.
+
+    `providers` are the configured ones. Raises ValidationFailed with everything that is wrong, or
+    ApiError `model_unavailable` for a valid request that nobody can serve.
+    """
+    given = {name: value for name, value in body.items() if value is not None}
+    fields, problems = _parse(given)
+    model = None
+    if isinstance(fields.get("model"), str):
+        model = catalog.get(fields["model"])
+        if model is None:
+            problems["model"] = _unknown_model(fields["model"], catalog)
+    for name, problem in _against_catalog(fields, model, catalog):
+        problems.setdefault(name, problem)
+    if "n" in problems and model is not None:
+        problems["n"] = _wrong_n(model)
+    if problems:
+        raise ValidationFailed([problems[name] for name in _FIELDS if name in problems])
+    assert model is not None, problems
+    route = model.route(providers)
+    if route is None:
+        raise _unavailable(model, catalog, providers)
+    return Submission(
+        model=model,
+        route=route,
+        request=_request(fields, model),
+        warnings=tuple(_warnings(given, model, route)),
+    )
+
+
+def _parse(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Problem]]:
+    """The fields that are right by themselves, defaults included, and problems by field."""
+    problems = {}
+    try:
+        return GenerationRequest.model_validate(given).model_dump(by_alias=True), {}
+    except ValidationError as error:
+        for found in error.errors(include_url=False, include_context=False, include_input=False):
+            name = str(found["loc"][0])
+            if found["type"] == "missing":
+                problems[name] = Problem(
+                    "missing_required_parameter", f"{name} is required.", param=name
+                )
+            else:
+                text = (
+                    found["msg"]
+                    .replace("Input should", "should")
+                    .replace("String should", "should")
+                )
+                problems[name] = Problem("invalid_value", f"{name}: {text}.", param=name)
+    sound = {name: given[name] for name in _FIELDS if name in given and name not in problems}
+    defaults = {
+        field.alias or name: field.default
+        for name, field in GenerationRequest.model_fields.items()
+        if not field.is_required() and (field.alias or name) not in problems
+    }
+    return defaults | sound, problems
+
+
+def _against_catalog(
+    fields: Mapping[str, Any], model: Model | None, catalog: Catalog
+) -> Iterable[tuple[str, Problem]]:
+    def wrong(name: str, message: str, **details: Any) -> tuple[str, Problem]:
+        return name, Problem("invalid_value", message, param=name, **details)
+
+    for name in ("prompt", "negative_prompt"):
+        text = fields.get(name)
+        if text is None:
+            continue
+        limit = max(m.max_prompt_characters for m in catalog if model in (None, m))
+        if name == "prompt" and not text.strip():
+            yield wrong(name, "prompt must not be blank.")
+        elif len(text) > limit:
+            whose = f"{model.id} takes" if model else "no model takes more than"
+            yield wrong(name, f"{name} has {len(text)} characters; {whose} {limit}.")
+    for name, value in fields.items():
+        if isinstance(value, str) and _UNUSABLE.search(value):
+            yield wrong(name, f"{name} holds NUL or half a surrogate pair, which is no text.")
+
+    n = fields.get("n")
+    if model is not None and n is not None and n > model.max_n:
+        yield "n", _wrong_n(model)
+
+    size = fields.get("size")
+    if size is not None and size != "auto":
+        if _SIZE.fullmatch(size) is None:
+            near = _nearest_size(size, model) if model else None
+            choices = f"{model.id} takes {_sizes(model)}." if model else "such as 1024x1024."
+            yield wrong(
+                "size", f"size must be WIDTHxHEIGHT in pixels: {choices}", did_you_mean=near
+            )
+        elif model is not None and not model.takes_size(size):
+            yield wrong(
+                "size",
+                f"{model.id} does not take the size {size}; it takes {_sizes(model)}.",
+                did_you_mean=_nearest_size(size, model),
+                suggestions=list(model.sizes),
+            )
+
+    for name, of in (
+        ("quality", "qualities"),
+        ("style", "styles"),
+        ("output_format", "output_formats"),
+    ):
+        value = fields.get(name)
+        if value is None:
+            continue
+        takes = model is not None and name in model.parameters
+        values = getattr(model, of) if takes else _any_model(catalog, of)
+        if value not in values:
+            who = f"{model.id} takes" if model is not None and takes else "possible are"
+            yield wrong(
+                name,
+                f"{name} must be one of the known values; {who} {', '.join(values)}.",
+                suggestions=list(values),
+            )
+
+
+def _any_model(catalog: Catalog, of: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(value for model in catalog for value in getattr(model, of)))
+
+
+def _wrong_n(model: Model) -> Problem:
+    many = "must be 1" if model.max_n == 1 else f"must be an integer from 1 to {model.max_n}"
+    return Problem("invalid_value", f"n {many} for {model.id}.", param="n")
+
+
+def _sizes(model: Model) -> str:
+    sizes = ", ".join(model.sizes)
+    if (rule := model.size_rule) is not None:
+        sizes += f", and sides from {rule.min} to {rule.max} that are multiples of {rule.step}"
+    return sizes
+
+
+def _nearest_size(size: str, model: Model) -> str | None:
+    """The listed size of `model` that is most like `size` in shape, then in area."""
+    numbers = re.findall(r"[0-9]{1,5}", size)
+    if len(numbers) != 2 or "0" in (number.lstrip("0") or "0" for number in numbers):
+        return None
+    width, height = map(int, numbers)
+
+    def distance(candidate: str) -> float:
+        w, h = map(int, candidate.split("x"))
+        shape = abs(math.log((w / h) / (width / height)))
+        area = abs(math.log((w * h) / (width * height)))
+        return 3 * shape + area
+
+    return min(model.sizes, key=distance)
+
+
+def _unknown_model(name: str, catalog: Catalog) -> Problem:
+    near = catalog.resembling(name[:100])
+    return Problem(
+        "model_not_found",
+        f"There is no model {_shown(name)}.",
+        param="model",
+        did_you_mean=near[0] if near else None,
+        suggestions=near or [model.id for model in catalog],
+        hint="GET /v1/models lists all models.",
+    )
+
+
+def _unavailable(model: Model, catalog: Catalog, providers: Collection[str]) -> ApiError:
+    alternatives = [other.id for other in catalog if other.route(providers) is not None]
+    needed = " or ".join(dict.fromkeys(route.provider for route in model.routes))
+    return ApiError(
+        "model_unavailable",
+        f"No provider that serves {model.id} is configured here (it needs {needed}).",
+        param="model",
+        alternatives=alternatives,
+        retryable=False,
+        headers={"X-Should-Retry": "false"},  # read by OpenAI's SDK, which repeats any 503
+    )
+
+
+def _request(fields: Mapping[str, Any], model: Model) -> ImageRequest:
+    taken = {
+        name: fields[name]
+        for name in _OPTIONAL
+        if fields[name] is not None and (name in model.parameters or name == "user")
+    }
+    defaults = {
+        name: value
+        for name, values, value in (
+            ("quality", model.qualities, "standard"),
+            ("style", model.styles, "vivid"),
+        )
+        if value in values
+    }
+    size = fields["size"]
+    return ImageRequest(
+        model=model.id,
+        prompt=fields["prompt"],
+        n=fields["n"],
+        size=model.default_size if size in (None, "auto") else size,
+        response_format=fields["response_format"],
+        **defaults | taken,
+    )
+
+
+def _warnings(given: Mapping[str, Any], model: Model, route: Route) -> Iterable[str]:
+    if route.notice:
+        yield route.notice
+    for name in _OPTIONAL:
+        # The end user's identifier is kept with the task in any case.
+        if name in given and name not in model.parameters and name != "user":
+            yield f"{name} is not taken by {model.id} and was ignored."
+        elif name in given and name in route.drops:
+            yield f"{name} cannot be passed on to {route.model}, which serves {model.id}."
+    for name in _NOT_SERVED:
+        if name in given:
+            yield f"{name} is not supported yet and was ignored."
+    known = {*_FIELDS, *_NOT_SERVED}
+    unknown = [name for name in given if name not in known]
+    for name in unknown[:_MOST_NAMED]:
+        yield f"{_shown(name)} is not a known field and was ignored."
+    if len(unknown) > _MOST_NAMED:
+        yield f"{len(unknown) - _MOST_NAMED} more unknown fields were ignored."
+
+
+def _shown(text: str) -> str:
+    """A caller's text in a message: short, and printable whatever it is."""
+    short = text[:64] + ("…" if len(text) > 64 else "")
+    return "'" + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short) + "'"

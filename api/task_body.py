@@ -1,0 +1,138 @@
+"""A task as its owner gets to see it: the same body at submit and on every path of polling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pybase64
+
+from api.files import FileSigner
+from common.catalog import Catalog
+from common.storage import ImageStorage
+from common.task import ImageRequest, Result, Status, StoredImage, Task
+
+__all__ = ["TaskBody"]
+
+_LOST = "The image is not stored any more."
+
+
+class TaskBody:
+    """Builds the bodies. `base_url` gives the scheme and host for addresses of images."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        signer: FileSigner,
+        storage: ImageStorage,
+        base_url: Callable[[], str],
+    ) -> None:
+        self._catalog = catalog
+        self._signer = signer
+        self._storage = storage
+        self._base_url = base_url
+
+    def pending(
+        self,
+        task_id: str,
+        request: ImageRequest,
+        *,
+        created: int,
+        warnings: Sequence[str],
+        sandbox: bool,
+    ) -> dict[str, Any]:
+        """A task that was just created, at `created` in Unix milliseconds."""
+        body: dict[str, Any] = {
+            "created": created // 1000,
+            "id": task_id,
+            "task_id": task_id,
+            "object": "image.generation.task",
+            "status": Status.PENDING,
+            "progress": 0,
+            "model": request.model,
+            "poll_url": f"/v1/images/generations/{task_id}",
+            "data": [{"url": "", "revised_prompt": request.prompt}] * request.n,
+            "warnings": list(warnings),
+        }
+        if sandbox:
+            body["sandbox"] = True
+        return body
+
+    def any(self, task: Task) -> dict[str, Any]:
+        """A task in whatever state. Raises StoreUnavailable when its images cannot be read."""
+        request = task.request
+        body = self.pending(
+            task.id,
+            request,
+            created=task.created,
+            warnings=task.warnings,
+            sandbox=task.sandbox,
+        )
+        body |= {"status": task.status, "progress": task.progress, "size": request.size}
+        body |= {
+            name: value
+            for name, value in (
+                ("quality", request.quality),
+                ("style", request.style),
+                ("started", _seconds(task.started)),
+                ("expires_at", _seconds(task.expires)),
+            )
+            if value is not None
+        }
+        if task.status is Status.COMPLETED and task.result is not None:
+            body |= self._completed(task, task.result)
+        elif task.status is Status.FAILED:
+            body |= _failed(task)
+        return body
+
+    def inline(self, task: Task) -> dict[str, Any]:
+        """A completed task as OpenAI's Images API answers: nothing of ours beside it."""
+        assert task.result is not None, task.id
+        images = [self._image(task, image) for image in task.result.images]
+        return {"created": task.created // 1000, "data": images}
+
+    def retry_after(self, model_id: str) -> int:
+        """Seconds after which asking again makes sense."""
+        model = self._catalog.get(model_id)
+        return 2 if model is None else max(1, min(5, round(model.typical_seconds / 4)))
+
+    def _completed(self, task: Task, result: Result) -> dict[str, Any]:
+        images = [
+            self._image(task, image) | {"width": image.width, "height": image.height}
+            for image in result.images
+        ]
+        body: dict[str, Any] = {
+            "data": images,
+            "completed_at": _seconds(task.ended),
+            "provider": result.provider,
+            "provider_model": result.provider_model,
+            "usage": result.usage,
+        }
+        if result.missing:
+            body["missing"] = [asdict(failure) for failure in result.missing]
+        return body
+
+    def _image(self, task: Task, image: StoredImage) -> dict[str, Any]:
+        described = {"revised_prompt": image.revised_prompt or task.request.prompt}
+        if task.request.response_format == "url":
+            path = self._signer.path(image.name, (task.expires or 0) // 1000)
+            return {"url": self._base_url() + path} | described
+        data = self._storage.get(image.name)
+        if data is None:
+            # The task did complete, and final is final: what is missing is said beside it.
+            return {"b64_json": None} | described | {"error": _LOST}
+        return {"b64_json": pybase64.b64encode(data).decode("ascii")} | described
+
+
+def _failed(task: Task) -> dict[str, Any]:
+    body: dict[str, Any] = {"data": [], "failed_at": _seconds(task.ended)}
+    if task.failure is not None:
+        body |= {"error": task.failure.message, "error_detail": asdict(task.failure)}
+    if task.cancelled:
+        body |= {"cancelled": True, "cancellation_status": "cancelled"}
+    return body
+
+
+def _seconds(milliseconds: int | None) -> int | None:
+    return None if milliseconds is None else milliseconds // 1000

@@ -1,0 +1,116 @@
+"""What became of a task: three paths, one body."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NoReturn
+
+from flask import Response, g, jsonify, request
+from flask.blueprints import BlueprintSetupState
+from flask_openapi.blueprint import APIBlueprint
+from flask_openapi.types import ResponseDict
+from werkzeug.routing import BaseConverter
+
+from api.auth import caller
+from api.errors import ApiError
+from api.openapi import KEY_REQUIRED, errors, tag
+from api.prefer import wait_preference
+from api.schemas import ImageTask, TaskPath, WaitQuery
+from api.task_body import TaskBody
+from api.waiting import Waiting
+from common.store import TaskStore
+from common.task import Task, is_task_id
+
+__all__ = ["make_blueprint"]
+
+_LONGEST_WAIT = 60  # seconds
+
+_RESPONSES: ResponseDict = {
+    200: ImageTask,
+    304: {"description": "Not changed since If-None-Match."},
+    **errors(401, 404, 503),
+}
+
+
+def make_blueprint(store: TaskStore, bodies: TaskBody, waiting: Waiting) -> APIBlueprint:
+    bp = APIBlueprint("tasks", __name__, abp_tags=[tag("tasks")], abp_security=KEY_REQUIRED)
+    bp.record_once(_add_converter)
+
+    @bp.get(
+        "/v1/images/generations/<task_id>",
+        summary="Ask for a generation",
+        operation_id="get_generation",
+        responses=_RESPONSES,
+    )
+    def get_generation(path: TaskPath, query: WaitQuery) -> Response:
+        return answer(path.task_id, query)
+
+    @bp.get(
+        "/v1/tasks/<task_id>",
+        summary="Ask for a task",
+        operation_id="get_task",
+        responses=_RESPONSES,
+    )
+    def get_task(path: TaskPath, query: WaitQuery) -> Response:
+        return answer(path.task_id, query)
+
+    @bp.get(
+        "/v1/images/<not_generations:task_id>",
+        summary="Ask for the images of a task",
+        operation_id="get_image_status",
+        responses=_RESPONSES,
+    )
+    def get_image_status(path: TaskPath, query: WaitQuery) -> Response:
+        return answer(path.task_id, query)
+
+    def answer(task_id: str, query: WaitQuery) -> Response:
+        task = own(task_id)
+        seconds = wait_preference(request, most=_LONGEST_WAIT, query=query.wait)
+        waited = seconds > 0 and not task.status.final
+        if waited:
+            task = waiting.until_final(task_id, seconds) or _not_found()
+        etag = _etag(task)
+        if request.if_none_match.contains_weak(etag):
+            response = Response(status=304)
+        else:
+            response = jsonify(bodies.any(task))
+        response.set_etag(etag, weak=True)
+        response.headers["Cache-Control"] = "private, no-cache"
+        if not task.status.final:
+            response.headers["Retry-After"] = str(bodies.retry_after(task.request.model))
+        if waited and "Prefer" in request.headers:
+            response.headers["Preference-Applied"] = f"wait={seconds}"
+        return response
+
+    def own(task_id: str) -> Task:
+        if not is_task_id(task_id):
+            _not_found()
+        g.task_id = task_id
+        task = store.read(task_id)
+        if task is None or task.owner != caller().id:
+            _not_found()
+        return task
+
+    return bp
+
+
+class _NotGenerations(BaseConverter):
+    """Keeps `/v1/images/generations`, which takes POST only, apart from `/v1/images/{task_id}`."""
+
+    regex = "(?!generations$)[^/]+"
+    part_isolating = True
+
+
+def _add_converter(state: BlueprintSetupState) -> None:
+    state.app.url_map.converters["not_generations"] = _NotGenerations
+
+
+def _not_found() -> NoReturn:
+    # The same for unknown, expired and other people's tasks: nobody learns which ids exist.
+    raise ApiError("async_task_not_found", "Task not found or no longer available.")
+
+
+def _etag(task: Task) -> str:
+    """Changes with everything in the body that can change. Final bodies never do."""
+    state = (task.id, task.status, task.progress, task.started, task.ended)
+    return hashlib.sha256(repr(state).encode()).hexdigest()[:32]

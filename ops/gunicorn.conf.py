@@ -1,0 +1,69 @@
+# Gunicorn for the HTTP API: gunicorn --config ops/gunicorn.conf.py api.wsgi:app
+from gevent import monkey
+
+monkey.patch_all()  # before anything else is imported
+
+# ruff: noqa: E402, N999 - the line above comes first; the name is the one gunicorn's users expect
+#
+# gevent, because a request that waits for its images then costs a few kilobytes and not a thread.
+# No preload: each worker makes its own connections. A wrong setting stops the start right here.
+
+import contextlib
+import logging
+import resource
+import signal
+import sys
+from typing import Any
+
+import gevent
+
+from common.errors import ConfigurationError
+from common.logging import configure
+from common.settings import load_settings
+
+try:
+    _settings = load_settings()
+    _settings.shared_redis_url  # noqa: B018 - raises when it is not set
+except ConfigurationError as error:
+    sys.stderr.write(f"{error}\n")
+    sys.exit(2)
+
+configure(_settings.log_level, _settings.log_format)
+
+_host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
+bind = f"{_host}:{_settings.port}"
+workers = _settings.web_processes
+worker_class = "api.gunicorn_worker.Worker"
+worker_connections = 8000
+keepalive = 2  # seconds; an idle connection holds up a stop for as long
+timeout = 60
+graceful_timeout = 20
+# Its default path is the same for all instances of a user, which then delete each other's.
+control_socket_disable = True
+
+# Each waiting request is an open file, and the usual soft limit is 1,024.
+_soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+_wanted = 65_536 if _hard == resource.RLIM_INFINITY else min(_hard, 65_536)
+if _soft < _wanted:
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_wanted, _hard))
+
+
+def on_starting(server: Any) -> None:
+    """Let gunicorn's own lines go through our log."""
+    logger = logging.getLogger("gunicorn.error")
+    logger.handlers.clear()
+    logger.propagate = True
+
+
+def post_worker_init(worker: Any) -> None:
+    """On SIGTERM, answer those who wait for a task with what is known, and then stop."""
+    stop = signal.getsignal(signal.SIGTERM)
+    waiting = worker.wsgi.extensions["waiting"]
+
+    def release_and_stop(number: int, frame: Any) -> None:
+        gevent.spawn(waiting.release)
+        if callable(stop):
+            stop(number, frame)
+
+    signal.signal(signal.SIGTERM, release_and_stop)

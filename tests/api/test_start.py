@@ -1,0 +1,117 @@
+"""Starting, stopping, and the `flask` command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.api.conftest import ROOT, Stack, environment, free_port, running, until
+
+GUNICORN = [
+    sys.executable,
+    "-m",
+    "gunicorn",
+    "--config",
+    str(ROOT / "ops/gunicorn.conf.py"),
+    "api.wsgi:app",
+]
+
+
+def run(command: list[str], folder: Path, **settings: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def flask(stack: Stack, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    given = {"REDIS_URL": stack.valkey.url, "DATA_DIR": stack.data_dir} | settings
+    command = [sys.executable, "-m", "flask", "--app", "api.wsgi", *arguments]
+    return run(command, stack.log.parent, **given)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "REDIS_URL"),
+        ({"REDIS_URL": "redis://localhost", "PORT": "none", "WORKERS": "0"}, "PORT"),
+        ({"REDIS_URL": "http://localhost"}, "REDIS_URL"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_and_is_named(
+    tmp_path: Path, settings: dict[str, str], said: str
+) -> None:
+    result = run(GUNICORN, tmp_path, **settings)
+
+    assert result.returncode == 2
+    assert said in result.stderr and "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) == (2 if len(settings) == 3 else 1)
+
+
+def test_what_only_the_application_finds_wrong_stops_gunicorn_too(tmp_path: Path) -> None:
+    settings = {"REDIS_URL": "redis://localhost", "STORAGE_URL": "file:///dev/null/images"}
+    result = run(GUNICORN, tmp_path, PORT=free_port(), **settings)
+
+    assert result.returncode == 3
+    assert "STORAGE_URL" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_keys_are_made_listed_and_revoked(stack: Stack) -> None:
+    def status(plain: str) -> int:
+        headers = {"Authorization": f"Bearer {plain}"}
+        return requests.get(f"{stack.base}/v1/tasks/x", headers=headers, timeout=10).status_code
+
+    kept = flask(stack, "keys", "create", "the shop", "--expires-days", "30").stdout.strip()
+    gone = flask(stack, "keys", "create", "the thief").stdout.strip()
+    listed = flask(stack, "keys", "list").stdout
+    ids = {line.split("  ")[-1]: line.split()[0] for line in listed.splitlines()}
+    revoked = flask(stack, "keys", "revoke", ids["the thief"])
+
+    assert (status(kept), status(gone)) == (404, 401)
+    assert "valid until" in listed and "revoked" in revoked.stdout
+    assert kept not in listed and gone not in listed
+
+
+def test_the_key_command_says_what_is_wrong(stack: Stack) -> None:
+    unknown = flask(stack, "keys", "revoke", "key_nothing")
+    nobody = flask(stack, "keys", "list", REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
+
+    assert unknown.returncode == 1 and "key_nothing" in unknown.stderr
+    assert nobody.returncode == 1 and "REDIS_URL" in nobody.stderr
+    unset = flask(stack, "keys", "list", REDIS_URL="")
+    assert unset.returncode == 3 and unset.stderr.startswith("REDIS_URL: ")
+    assert "Traceback" not in unknown.stderr + nobody.stderr
+
+
+def test_a_stop_answers_those_who_wait_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with running(tmp_path, BFL_API_KEY="none", PUBLIC_URL="https://pictures.example/x/") as stack:
+        done, task_id = stack.submit(), stack.submit()
+        stack.complete(done)
+        (image,) = stack.get(f"/v1/tasks/{done}").json()["data"]
+        assert image["url"].startswith(f"https://pictures.example/x/files/{done}/0.png?")
+        answers: list[requests.Response] = []
+        waiter = threading.Thread(
+            target=lambda: answers.append(stack.get(f"/v1/tasks/{task_id}?wait=60"))
+        )
+        waiter.start()
+        until(lambda: stack.redis.pubsub_numsub("darkroom:ended")[0][1] == 1)
+        stopped = time.monotonic()
+        stack.process.terminate()
+        waiter.join(20)
+        stack.process.wait(20)
+
+        assert answers[0].json()["status"] == "pending"
+        assert stack.process.returncode == 0
+        assert time.monotonic() - stopped < 10
+        assert "Traceback" not in stack.log.read_text()

@@ -1,0 +1,223 @@
+"""Waiting for the end: `Prefer: wait=N` at submit, `?wait=N` when asking."""
+
+from __future__ import annotations
+
+import base64
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+
+from common.task import Failure
+from tests.api.conftest import Stack, picture, until
+
+
+def newest(stack: Stack) -> Callable[[], str | None]:
+    """Gives the id of the task that is submitted after this call, once it is there."""
+    (key,) = [key for key in stack.keys.list() if key.name == "bootstrap"]
+    index = f"darkroom:owner:{key.id}"
+    before = set(stack.redis.zrange(index, 0, -1))
+
+    def found() -> str | None:
+        new = set(stack.redis.zrange(index, 0, -1)) - before
+        return str(new.pop()) if new else None
+
+    return found
+
+
+def in_background(action: Callable[[str], Any], stack: Stack) -> threading.Thread:
+    """Do `action` to the next task, as a worker would."""
+    found = newest(stack)
+    thread = threading.Thread(target=lambda: action(until(found)))
+    thread.start()
+    return thread
+
+
+def test_a_submit_that_waits_is_answered_with_the_images(stack: Stack) -> None:
+    """S22-S25, S27, S29: exactly what OpenAI's Images API answers."""
+    worker = in_background(stack.complete, stack)
+    started = time.monotonic()
+    answer = stack.post(
+        {"model": "flux-pro", "prompt": "a red apple"}, headers={"Prefer": "wait=60"}
+    )
+    worker.join()
+
+    assert answer.status_code == 200
+    assert time.monotonic() - started < 5
+    assert answer.headers["Preference-Applied"] == "wait=60"
+    body = answer.json()
+    assert set(body) == {"created", "data"}
+    (image,) = body["data"]
+    assert set(image) == {"url", "revised_prompt"}
+    assert requests.get(image["url"], timeout=10).ok
+    assert answer.headers["X-Task-ID"].startswith("imgtask_")
+
+
+def test_a_submit_that_waits_can_have_base64(stack: Stack) -> None:
+    """S26"""
+    data = picture()
+    worker = in_background(lambda task_id: stack.complete(task_id, data), stack)
+    answer = stack.post(
+        {"model": "flux-pro", "prompt": "x", "response_format": "b64_json"},
+        headers={"Prefer": "respond-async, wait=60"},
+    )
+    worker.join()
+
+    (image,) = answer.json()["data"]
+    assert set(image) == {"b64_json", "revised_prompt"}
+    assert base64.b64decode(image["b64_json"]) == data
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "kind"),
+    [
+        (Failure("content_policy_violation", "Refused."), 400, "invalid_request_error"),
+        (Failure("upstream_error", "Broken.", True), 502, "upstream_error"),
+        (Failure("outcome_unknown", "Who knows.", False, "unknown"), 502, "upstream_error"),
+        (Failure("all_channels_failed", "None left."), 503, "all_channels_failed"),
+        (Failure("timeout", "Too late.", True), 504, "timeout_error"),
+        (Failure("rate_limit_exceeded", "Too fast.", True), 429, "rate_limit_exceeded"),
+        (Failure("attempts_exhausted", "Tried."), 502, "upstream_error"),
+        (Failure("never_heard_of", "Odd."), 502, "upstream_error"),
+    ],
+)
+def test_a_failure_in_time_is_an_error_with_the_status_of_its_code(
+    stack: Stack, failure: Failure, status: int, kind: str
+) -> None:
+    worker = in_background(lambda task_id: stack.fail(task_id, failure), stack)
+    answer = stack.post({"model": "flux-pro", "prompt": "x"}, headers={"Prefer": "wait=60"})
+    worker.join()
+
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert (error["code"], error["type"], error["message"]) == (
+        failure.code,
+        kind,
+        failure.message,
+    )
+    assert (error["retryable"], error["billed"]) == (failure.retryable, failure.billed)
+    assert answer.headers["X-Should-Retry"] == str(failure.retryable).lower()
+    assert answer.headers["X-Task-ID"] == error["task_id"]
+
+
+def test_a_submit_that_waited_in_vain_is_pending(stack: Stack) -> None:
+    """S29, S30"""
+    started = time.monotonic()
+    answer = stack.post({"model": "flux-pro", "prompt": "x"}, headers={"Prefer": "wait=1"})
+
+    assert 0.9 < time.monotonic() - started < 2.5
+    assert (answer.status_code, answer.json()["status"]) == (202, "pending")
+    assert answer.headers["Preference-Applied"] == "wait=1"
+
+
+@pytest.mark.parametrize("prefer", ["wait", "wait=", "wait=x", "wait=-1", "wait=1.5", "wait=0"])
+def test_a_preference_that_makes_no_sense_is_ignored(stack: Stack, prefer: str) -> None:
+    started = time.monotonic()
+    answer = stack.post({"model": "flux-pro", "prompt": "x"}, headers={"Prefer": prefer})
+
+    assert (answer.status_code, answer.json()["status"]) == (202, "pending")
+    assert time.monotonic() - started < 0.9
+    assert "Preference-Applied" not in answer.headers
+
+
+def test_waits_are_capped(stack: Stack) -> None:
+    worker = in_background(stack.complete, stack)
+    answer = stack.post(
+        {"model": "flux-pro", "prompt": "x"}, headers={"Prefer": "Wait = 99999; x=1"}
+    )
+    worker.join()
+
+    assert answer.headers["Preference-Applied"] == "wait=120"
+
+
+@pytest.mark.parametrize("how", ["query", "header"])
+def test_a_poll_can_wait_for_the_end(stack: Stack, how: str) -> None:
+    task_id = stack.submit()
+    path, headers = f"/v1/tasks/{task_id}", {}
+    if how == "query":
+        path += "?wait=30"
+    else:
+        headers["Prefer"] = "wait=30"
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(stack.get, path, headers=headers)
+        time.sleep(0.2)  # most likely it waits by now; the test holds if it does not
+        assert not answer.done()
+        stack.complete(task_id)
+        told = time.monotonic()
+        body = answer.result().json()
+
+    assert body["status"] == "completed"
+    assert time.monotonic() - told < 1
+
+
+def test_a_poll_that_waited_in_vain_tells_the_state(stack: Stack) -> None:
+    task_id = stack.submit()
+    started = time.monotonic()
+    body = stack.get(f"/v1/images/{task_id}?wait=1").json()
+
+    assert 0.9 < time.monotonic() - started < 2.5
+    assert body["status"] == "pending"
+
+
+def test_a_poll_of_a_final_task_does_not_wait(stack: Stack) -> None:
+    task_id = stack.submit()
+    stack.complete(task_id)
+    started = time.monotonic()
+    stack.get(f"/v1/tasks/{task_id}?wait=60")
+
+    assert time.monotonic() - started < 0.9
+
+
+@pytest.mark.parametrize("wait", ["x", "-1", "1e9", "", "٣"])
+def test_a_wait_that_is_no_number_is_ignored(stack: Stack, wait: str) -> None:
+    task_id = stack.submit()
+    started = time.monotonic()
+
+    assert stack.get(f"/v1/tasks/{task_id}", params={"wait": wait}).status_code == 200
+    assert time.monotonic() - started < 0.9
+
+
+def test_hundreds_wait_at_once_without_asking_redis_and_hear_within_a_second(
+    stack: Stack,
+) -> None:
+    many = 250
+    ids = [stack.submit() for _ in range(many)]
+    with ThreadPoolExecutor(many) as pool:
+        answers = [
+            pool.submit(
+                requests.get,
+                f"{stack.base}/v1/tasks/{task_id}?wait=60",
+                headers={"Authorization": f"Bearer {stack.key}"},
+                timeout=90,
+            )
+            for task_id in ids
+        ]
+        # Each reads its task twice, before and after it has begun to listen.
+        first = stack.commands()["hgetall"]
+        until(lambda: stack.commands()["hgetall"] == settled(stack), 20)
+        before = stack.commands()
+        time.sleep(1)
+        quiet = stack.commands()
+        assert not any(answer.done() for answer in answers)
+        reads = quiet["hgetall"] - before["hgetall"]
+        for task_id in ids:
+            claim = stack.claim(task_id)
+            stack.store.fail(task_id, claim.task.generation, Failure("timeout", "Too late."))
+        told = time.monotonic()
+        bodies = [answer.result().json() for answer in answers]
+        late = time.monotonic() - told
+
+    assert [body["status"] for body in bodies] == ["failed"] * many
+    assert late < 1
+    assert reads < many / 4, (first, before, quiet)
+
+
+def settled(stack: Stack) -> int:
+    """The number of reads so far, when it has not changed for a moment."""
+    reads = stack.commands()["hgetall"]
+    time.sleep(0.3)
+    return reads if stack.commands()["hgetall"] == reads else -1

@@ -1,0 +1,130 @@
+"""One generation through every part of the system, for both kinds of provider."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import requests
+from PIL import Image
+
+from tests.stack import Stack
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        ("dall-e-3", "1024x1024"),
+        ("dall-e-3", "1792x1024"),
+        ("dall-e-2", "512x512"),
+        ("flux-pro", "512x512"),
+        ("flux-pro", "1344x768"),
+    ],
+)
+def test_the_picture_has_the_size_that_was_asked_for(stack: Stack, model: str, size: str) -> None:
+    prompt = f"a lighthouse, {model}, {size}"
+
+    task = stack.finished(stack.submit(prompt, model, size=size))
+
+    assert task["status"] == "completed", task
+    answer = requests.get(task["data"][0]["url"], timeout=30)
+    picture = Image.open(io.BytesIO(answer.content))
+    assert f"{picture.width}x{picture.height}" == size
+    assert picture.info["prompt"] == prompt
+    assert picture.info["model"] == model
+    assert answer.headers["Content-Type"] == "image/png"
+    assert len(stack.purchases(prompt)) == 1
+    assert task["sandbox"] is True
+
+
+def test_several_pictures_are_bought_once_each(stack: Stack) -> None:
+    task = stack.finished(stack.submit("three different foxes", n=3))
+
+    assert task["status"] == "completed", task
+    assert len(stack.purchases("three different foxes")) == 3
+    pictures = {requests.get(image["url"], timeout=30).content for image in task["data"]}
+    assert len(pictures) == 3
+
+
+def test_what_succeeded_is_delivered_and_what_did_not_is_told(stack: Stack) -> None:
+    task = stack.finished(stack.submit("a pair sim:failed*1", n=2))
+
+    assert task["status"] == "completed", task
+    assert len(task["data"]) == 1
+    (missing,) = task["missing"]
+    assert missing["code"] == "upstream_error"
+    assert len(stack.purchases("a pair sim:failed*1")) == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "billed", "bought"),
+    [
+        ("sim:moderated", "content_policy_violation", "unknown", 0),
+        ("sim:moderated_output", "content_policy_violation", "unknown", 1),
+        ("sim:failed", "upstream_error", "unknown", 1),
+        ("sim:reset", "outcome_unknown", "unknown", 1),
+        ("sim:bad_gateway", "outcome_unknown", "unknown", 1),
+        ("sim:truncated_image", "upstream_error", "yes", 1),
+        ("sim:corrupt_image", "upstream_error", "yes", 1),
+        ("sim:html_image", "upstream_error", "yes", 1),
+        ("sim:huge_image", "upstream_error", "yes", 1),
+        ("sim:no_credit", "all_channels_failed", "no", 0),
+        ("sim:bad_key", "all_channels_failed", "no", 0),
+    ],
+)
+def test_a_failure_says_what_happened_and_whether_it_cost(
+    stack: Stack, word: str, code: str, billed: str, bought: int
+) -> None:
+    task = stack.finished(stack.submit(f"trouble {word}"))
+
+    assert task["status"] == "failed"
+    assert task["data"] == []
+    assert isinstance(task["error"], str)
+    assert (task["error_detail"]["code"], task["error_detail"]["billed"]) == (code, billed)
+    assert len(stack.purchases(f"trouble {word}")) == bought
+
+
+def test_a_foreign_polling_url_is_not_followed_and_the_job_not_lost(stack: Stack) -> None:
+    task = stack.finished(stack.submit("led astray sim:foreign_polling_url"))
+
+    assert task["status"] == "completed", task
+    assert len(stack.purchases("led astray")) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "word"),
+    [
+        ("flux-pro", "sim:rate_limited*2"),
+        ("dall-e-2", "sim:rate_limited*2"),
+        ("dall-e-2", "sim:overloaded*1"),  # OpenAI's 503 is a refusal at the door
+    ],
+)
+def test_what_cost_nothing_is_tried_again(stack: Stack, model: str, word: str) -> None:
+    prompt = f"patience {model} {word}"
+
+    task = stack.finished(stack.submit(prompt, model))
+
+    assert task["status"] == "completed", task
+    assert len(stack.purchases(prompt)) == 1
+
+
+def test_progress_of_the_provider_is_passed_on(stack: Stack) -> None:
+    task = stack.submit("slow progress sim:never_ready@poll*1")
+    seen = set()
+    while (body := stack.poll(task))["status"] not in ("completed", "failed"):
+        seen.add(body["progress"])
+
+    assert body["status"] == "completed"
+    assert body["progress"] == 100
+    assert 0 in seen
+
+
+def test_the_outcomes_rank_the_models(stack: Stack) -> None:
+    """S1, S2: the shortlist knows what really happened here."""
+    stack.finished(stack.submit("for the statistics"))
+
+    models = requests.get(f"{stack.url}/v1/models?recommended_for=image", timeout=5).json()["data"]
+
+    ours = next(model for model in models if model["id"] == "flux-pro")
+    assert ours["image"]["available"] is True
+    assert {model["id"] for model in models} == {"dall-e-3", "dall-e-2", "flux-pro"}
