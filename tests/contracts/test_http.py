@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -15,6 +14,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+import trustme
 from pydantic import SecretStr
 
 from common.errors import (
@@ -318,24 +318,8 @@ print(tls_context().cert_store_stats()["x509"])
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A key and a certificate of its own making for localhost, in one file."""
-    if shutil.which("openssl") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("openssl is missing")
-        pytest.skip("openssl is missing")
-    folder = tmp_path_factory.mktemp("tls")
-    key, cert, both = folder / "key.pem", folder / "cert.pem", folder / "both.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
-         "-addext", "keyUsage=digitalSignature,keyCertSign",
-         "-keyout", key, "-out", cert],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    both.write_bytes(key.read_bytes() + cert.read_bytes())
-    return both
+def authority() -> trustme.CA:
+    return trustme.CA()
 
 
 @pytest.mark.parametrize(
@@ -347,12 +331,13 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_talks_to_proven_servers_only_and_loads_certificates_once(
-    certificate: Path, tmp_path: Path, trusted: bool, host: str, says: str
+    authority: trustme.CA, tmp_path: Path, trusted: bool, host: str, says: str
 ) -> None:
-    authorities = shutil.copy(certificate, tmp_path / "authorities.pem")
+    authorities = tmp_path / "authorities.pem"
+    authority.cert_pem.write_to_path(authorities)
     server = Scripted(Reply({}))
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(certificate)
+    authority.issue_cert("localhost").configure_cert(tls)
     server.wrap(tls)
     environment = os.environ | ({"SSL_CERT_FILE": str(authorities)} if trusted else {})
     try:
