@@ -140,7 +140,7 @@ class Settings(BaseSettings):
         180,
         ge=1,
         le=3600,
-        description="Grace for provider calls in flight when a worker is told to stop.",
+        description="How long ops/run lets a worker finish its provider calls when it stops.",
     )
     max_image_bytes: int = Field(
         50_000_000, ge=1000, description="Largest picture accepted from a provider, in bytes."

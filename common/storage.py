@@ -6,6 +6,7 @@ it with itself.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import tempfile
 from collections.abc import Callable
@@ -50,8 +51,13 @@ class ImageStorage:
                 path.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=path):  # else found out by the first paid picture
                     pass
-                return cls(LocalStore(path))
-            client: ClientConfig = {"timeout": "30s", "connect_timeout": "3s"}
+                return cls(LocalStore(path, automatic_cleanup=True))  # of empty directories
+            # http only where somebody's AWS_ENDPOINT_URL says so: a store in their own network.
+            client: ClientConfig = {
+                "timeout": "30s",
+                "connect_timeout": "3s",
+                "allow_http": True,
+            }
             retry: RetryConfig = {"max_retries": 2, "retry_timeout": datetime.timedelta(seconds=20)}
             return cls(from_url(url, client_options=client, retry_config=retry))
         except (OSError, BaseError, ValueError) as error:
@@ -63,26 +69,32 @@ class ImageStorage:
 
     def get(self, name: str) -> bytes | None:
         """The bytes of an image, None when there is none of that name."""
-        try:
-            return self._do(lambda: bytes(obstore.get(self._store, name).bytes()))
-        except FileNotFoundError:
+
+        def read() -> bytes | None:
+            with contextlib.suppress(NotFoundError, FileNotFoundError):
+                return bytes(obstore.get(self._store, name).bytes())
             return None
+
+        return self._do(read)
 
     def delete_older_than(self, age: datetime.timedelta) -> int:
         """Delete what was stored more than `age` ago; returns how many images went."""
         limit = datetime.datetime.now(datetime.UTC) - age
-        deleted = 0
-        for batch in self._do(lambda: list(obstore.list(self._store))):
-            old = [str(meta["path"]) for meta in batch if meta["last_modified"] < limit]
-            for name in old:
-                self._do(lambda name=name: obstore.delete(self._store, name))  # type: ignore[misc]
-            deleted += len(old)
-        return deleted
+
+        def delete() -> int:
+            deleted = 0
+            for batch in obstore.list(self._store):
+                for name in [meta["path"] for meta in batch if meta["last_modified"] < limit]:
+                    # Another sweep may have been quicker.
+                    with contextlib.suppress(NotFoundError, FileNotFoundError):
+                        obstore.delete(self._store, name)
+                        deleted += 1
+            return deleted
+
+        return self._do(delete)
 
     def _do(self, action: Callable[[], T]) -> T:
         try:
             return off_the_hub(action)
-        except (NotFoundError, FileNotFoundError) as error:
-            raise FileNotFoundError(str(error)) from error
         except (OSError, BaseError) as error:
             raise StoreUnavailable("The image store cannot be reached or is full.") from error

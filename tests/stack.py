@@ -31,7 +31,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def until(condition: Callable[[], T], what: str, seconds: float = 30) -> T:
+def until(condition: Callable[[], T | None], what: str, seconds: float = 30) -> T:
     """Wait for `condition` to return something true, and return it."""
     ends = time.monotonic() + seconds
     while True:

@@ -30,6 +30,7 @@ def _worker(settings: Settings) -> int:
     from workers.celery import app, worker_name
 
     arguments = [
+        "--quiet",
         "worker",
         f"--pool={settings.worker_pool}",
         f"--concurrency={settings.worker_concurrency}",

@@ -44,6 +44,8 @@ log = get_logger(__name__)
 _FORMATS = ("png", "jpeg", "webp")
 _MOST_ATTEMPTS_WITHOUT_ANSWER = 8  # about two minutes of a provider that cannot be reached
 _LONGEST_BACKOFF = 30.0
+_LOST = "The picture was made, but lost before it was kept."
+_FEWER = "The provider sent fewer pictures than asked."
 _MARGIN = 2.0  # seconds kept back from the deadline, to store what came and write it down
 
 
@@ -166,7 +168,7 @@ class Runner:
         """Carry one call to its end. The only place that acts on what a provider did."""
         try:
             if not fresh and (stored := self._already_stored(run, call)) is not None:
-                return _Delivery(call, stored)
+                return stored
             outcome: Outcome
             if fresh:
                 call, outcome = self._submit(run, call)
@@ -229,7 +231,7 @@ class Runner:
             except BadAnswer as error:
                 failures.append(_failure(error))
         absent = call.count - len(outcome.pictures)
-        failures += [_failure(BadAnswer("The provider sent fewer pictures than asked."))] * absent
+        failures += [_failure(BadAnswer(_FEWER))] * absent
         return _Delivery(replace(call, usage=outcome.usage), tuple(images), tuple(failures))
 
     def _store_picture(self, run: _Run, index: int, picture: Picture) -> StoredImage:
@@ -247,20 +249,25 @@ class Runner:
             seed=picture.seed,
         )
 
-    def _already_stored(self, run: _Run, call: Call) -> tuple[StoredImage, ...] | None:
-        """The pictures of a call whose worker died between storing them and the last write."""
+    def _already_stored(self, run: _Run, call: Call) -> _Delivery | None:
+        """What is left of a call whose worker died between storing pictures and the last write."""
         if call.state not in (CallState.ACCEPTED, CallState.RECEIVED):
             return None
-        images = []
-        for offset in range(len(call.pictures) or call.count):
-            name = f"{run.claim.task.id}/{call.first + offset}"
-            found = (self._storage.get(f"{name}.{suffix}") for suffix in _FORMATS)
-            data = next((data for data in found if data is not None), None)
-            if data is None:
-                return None
-            about = call.pictures[offset] if call.pictures else {}
-            images.append(self._store_picture(run, call.first + offset, Picture(data, **about)))
-        return tuple(images)
+        said = call.pictures or ({},) * call.count
+        found = [self._adopt(run, call.first + at, about) for at, about in enumerate(said)]
+        images = tuple(image for image in found if image is not None)
+        lost = len(found) - len(images)
+        if not images or (lost and call.state is CallState.ACCEPTED):
+            return None  # a job is asked for all of its pictures again
+        failures = (_failure(BadAnswer(_LOST, billed="yes")),) * lost
+        failures += (_failure(BadAnswer(_FEWER)),) * (call.count - len(found))
+        return _Delivery(call, images, failures)
+
+    def _adopt(self, run: _Run, index: int, about: dict[str, Any]) -> StoredImage | None:
+        name = f"{run.claim.task.id}/{index}"
+        stored = (self._storage.get(f"{name}.{suffix}") for suffix in _FORMATS)
+        data = next((data for data in stored if data is not None), None)
+        return None if data is None else self._store_picture(run, index, Picture(data, **about))
 
     def _failed(self, run: _Run, call: Call, error: ProviderError) -> _Delivery:
         log.info(
@@ -320,6 +327,8 @@ class _TimedOut(ProviderError):
 def _resume(call: Call) -> Job:
     """How to go on with a call that an earlier claim had begun."""
     match call:
+        case Call(state=CallState.FAILED, failure=Failure() as failure):
+            raise _Ended(failure)
         case Call(job={"id": str(job_id), "state": state}):
             return Job(job_id, state, usage=call.usage)
         case Call(state=CallState.SUBMITTING):
@@ -327,10 +336,8 @@ def _resume(call: Call) -> Job:
                 "The worker was lost while the provider was being asked; the picture may have "
                 "been made and charged. It was not asked for again."
             )
-        case Call(state=CallState.FAILED, failure=Failure() as failure):
-            raise _Ended(failure)
         case _:
-            raise BadAnswer("The picture was made, but lost before it was kept.", billed="yes")
+            raise BadAnswer(_LOST, billed="yes")
 
 
 class _Ended(ProviderError):

@@ -43,9 +43,13 @@ class Sweeper:
     def run(self, stop: threading.Event) -> None:
         """Sweep until `stop` is set."""
         purge_at = time.monotonic()
-        wait = 0.0
+        wait, away = 0.0, False
         while not stop.wait(wait):
             try:
+                if away:
+                    self._store.health()
+                    wait, away = max(self._every, _HEAD_START_SECONDS), False
+                    continue
                 self._sweep()
                 wait = self._every
                 if time.monotonic() >= purge_at:
@@ -53,7 +57,7 @@ class Sweeper:
                     self._purge()
             except StoreUnavailable as error:
                 log.warning("the sweep could not look", reason=str(error))
-                wait = max(self._every, _HEAD_START_SECONDS)
+                wait, away = self._every, True
 
     def _sweep(self) -> None:
         while True:

@@ -136,8 +136,7 @@ class Stack:
             command = (sys.executable, "-m", "ops.sandbox")
             self._start("sandbox", Child("sandbox", command, environment))
         for name, line in self._lines.items():
-            # A worker's own limit comes first, so that it is killed only if that fails.
-            grace = settings.shutdown_seconds + 3 if name == "worker" else 40
+            grace = settings.shutdown_seconds if name == "worker" else 40
             count = settings.workers if name == "worker" else 1
             for number in range(1, count + 1):
                 label = name if count == 1 else f"{name}.{number}"

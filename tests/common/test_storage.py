@@ -1,0 +1,111 @@
+"""The image store over a directory."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from common.errors import ConfigurationError, StoreUnavailable
+from common.storage import ImageStorage
+
+HOUR = datetime.timedelta(hours=1)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "with a space" / "images"
+
+
+@pytest.fixture
+def storage(directory: Path) -> ImageStorage:
+    return ImageStorage.open(directory.as_uri())
+
+
+def test_what_is_put_can_be_had(storage: ImageStorage, directory: Path) -> None:
+    storage.put("task/0.png", b"picture")
+
+    assert storage.get("task/0.png") == b"picture"
+    assert (directory / "task" / "0.png").read_bytes() == b"picture"
+
+
+def test_what_was_never_put_is_none(storage: ImageStorage) -> None:
+    assert storage.get("task/0.png") is None
+
+
+def test_putting_again_overwrites(storage: ImageStorage, directory: Path) -> None:
+    storage.put("task/0.png", b"a longer picture")
+    storage.put("task/0.png", b"picture")
+
+    assert storage.get("task/0.png") == b"picture"
+    assert [path.name for path in directory.rglob("*") if path.is_file()] == ["0.png"]
+
+
+def test_images_outlive_the_process(storage: ImageStorage, directory: Path) -> None:
+    storage.put("task/0.png", b"picture")
+
+    assert ImageStorage.open(directory.as_uri()).get("task/0.png") == b"picture"
+
+
+def test_only_what_is_old_is_deleted(storage: ImageStorage, directory: Path) -> None:
+    for name in ("old/0.png", "old/1.png", "new/0.png"):
+        storage.put(name, b"picture")
+    before = time.time() - 2 * 3600
+    for name in ("old/0.png", "old/1.png"):
+        os.utime(directory / name, (before, before))
+
+    assert storage.delete_older_than(HOUR) == 2
+    assert storage.get("old/0.png") is None
+    assert storage.get("new/0.png") == b"picture"
+    assert storage.delete_older_than(HOUR) == 0
+
+
+def test_nobody_sees_half_a_picture(storage: ImageStorage) -> None:
+    pictures = {bytes([n]) * 3_000_000 for n in range(2)}
+    seen: set[bytes | None] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            seen.add(storage.get("task/0.png"))
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for _ in range(10):
+        for picture in pictures:
+            storage.put("task/0.png", picture)
+    over.set()
+    reader.join()
+
+    assert seen <= {None, *pictures}
+
+
+@pytest.mark.parametrize("url", ["nonsense://x", "s3://", "file://{file}/images"])
+def test_a_store_that_cannot_be_opened_stops_the_start(tmp_path: Path, url: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+
+    with pytest.raises(ConfigurationError, match="STORAGE_URL or DATA_DIR"):
+        ImageStorage.open(url.format(file=file))
+
+
+def test_a_directory_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
+    closed = Path("/proc") if sys.platform == "linux" else tmp_path  # closed to root as well
+    if closed == tmp_path:
+        closed.chmod(0o500)
+
+    with pytest.raises(ConfigurationError, match="STORAGE_URL or DATA_DIR"):
+        ImageStorage.open(closed.as_uri())
+
+
+def test_a_directory_that_went_bad_is_reported(storage: ImageStorage, directory: Path) -> None:
+    directory.rmdir()
+    directory.touch()
+
+    with pytest.raises(StoreUnavailable):
+        storage.put("task/0.png", b"picture")

@@ -1,0 +1,1 @@
+"""The workers, with plain objects for providers and a real store."""

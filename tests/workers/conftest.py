@@ -1,0 +1,38 @@
+"""A Valkey for all tests here, emptied before each, and stores on it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from common.store import TaskStore
+from tests.valkey import Valkey, open_store, running_valkey
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Valkey]:
+    with running_valkey() as valkey:
+        yield valkey
+
+
+@pytest.fixture
+def valkey(server: Valkey) -> Valkey:
+    """The shared server, empty."""
+    server.redis.flushall()
+    server.redis.config_resetstat()
+    return server
+
+
+@pytest.fixture
+def make_store(valkey: Valkey) -> Iterator[Callable[..., TaskStore]]:
+    """Makes stores on the shared server, with the options of `TaskStore`."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **options: stack.enter_context(open_store(valkey.url, **options))
+
+
+@pytest.fixture
+def store(make_store: Callable[..., TaskStore]) -> TaskStore:
+    """A store whose leases outlast any test."""
+    return make_store(lease=300)

@@ -1,0 +1,76 @@
+"""A provider made by hand: each test says what it answers, and it keeps what it was asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import ClassVar
+
+from common.catalog import Catalog, Model, Route
+from common.task import ImageRequest
+from tests.workers.pictures import picture
+from workers.providers.base import Job, Outcome, Picture, Pictures, Provider
+
+ROUTE = Route("plain", "plain-1")
+REQUEST = ImageRequest("painter", "a red apple", size="64x48")
+CATALOG = Catalog(
+    [
+        Model(
+            id="painter",
+            owned_by="us",
+            mode="task",
+            description="Paints.",
+            sizes=("64x48",),
+            default_size="64x48",
+            max_n=4,
+            max_prompt_characters=100,
+            routes=(Route("elsewhere", "e"), ROUTE),
+            typical_seconds=1,
+            deadline_seconds=600,
+            created=0,
+        )
+    ]
+)
+
+
+def pictures(count: int = 1, **options: object) -> Pictures:
+    return Pictures(tuple(Picture(picture()) for _ in range(count)), {"cost_usd": 0.04})
+
+
+class Plain(Provider):
+    """`on_submit` and `on_poll` are the provider's side; what they raise is what it does."""
+
+    name: ClassVar[str] = "plain"
+    poll_every: ClassVar[float] = 0.005
+
+    def __init__(
+        self,
+        on_submit: Callable[[int, int], Outcome] = lambda first, count: pictures(count),
+        on_poll: Callable[[Job], Outcome] = lambda job: pictures(),
+    ) -> None:
+        self._on_submit = on_submit
+        self._on_poll = on_poll
+        self._lock = threading.Lock()
+        self.submits: list[tuple[int, int]] = []  # first and count of each
+        self.polls: list[Job] = []
+
+    def submit(
+        self, request: ImageRequest, route: Route, *, count: int, first: int, timeout: float
+    ) -> Outcome:
+        assert route is ROUTE
+        assert timeout > 0
+        with self._lock:
+            self.submits.append((first, count))
+        return self._on_submit(first, count)
+
+    def poll(self, job: Job, *, timeout: float) -> Outcome:
+        assert timeout > 0
+        with self._lock:
+            self.polls.append(job)
+        return self._on_poll(job)
+
+
+class PlainInFours(Plain):
+    """Makes up to four pictures in one call."""
+
+    pictures_per_call: ClassVar[int] = 4
