@@ -76,6 +76,10 @@ def make_app(settings: Settings) -> Celery:
     def _stopping(**_: Any) -> None:
         stopping.set()
 
+    @signals.worker_shutdown.connect(weak=False)
+    def _stopped(**_: Any) -> None:
+        heartbeat.stop()
+
     return app
 
 

@@ -264,10 +264,14 @@ class Runner:
         return _Delivery(call, images, failures)
 
     def _adopt(self, run: _Run, index: int, about: dict[str, Any]) -> StoredImage | None:
-        name = f"{run.claim.task.id}/{index}"
-        stored = (self._storage.get(f"{name}.{suffix}") for suffix in _FORMATS)
-        data = next((data for data in stored if data is not None), None)
-        return None if data is None else self._store_picture(run, index, Picture(data, **about))
+        for suffix in _FORMATS:
+            data = self._stored(run, f"{run.claim.task.id}/{index}.{suffix}")
+            if data is not None:
+                return self._store_picture(run, index, Picture(data, **about))
+        return None
+
+    def _stored(self, run: _Run, name: str) -> bytes | None:
+        return self._until_stored(run, lambda: self._storage.get(name))
 
     def _failed(self, run: _Run, call: Call, error: ProviderError) -> _Delivery:
         log.info(

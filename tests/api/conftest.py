@@ -198,6 +198,7 @@ def running(folder: Path, **settings: object) -> Iterator[Stack]:
 
             until(up)
             http.headers["Authorization"] = f"Bearer {key}"
+            stack.get("/v1/tasks/none")  # the first use of the key registers it
             yield stack
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -457,6 +457,15 @@ def test_the_task_of_a_dead_worker_is_announced_once_until_it_is_claimed(
     assert claim(store, held.task.id).task.generation == 2
 
 
+def test_the_task_of_a_dead_worker_is_announced_though_an_older_message_waits(
+    store: TaskStore, valkey: Valkey
+) -> None:
+    held = claimed(store)  # by another message than the one that is still in the queue
+    let_lease_run_out(valkey, held)
+
+    assert store.sweep("a").announced == 1
+
+
 def test_a_live_lease_is_not_announced(make_store: MakeStore, valkey: Valkey) -> None:
     store = make_store(lease=300, check=0.001)
     held = claimed(store)

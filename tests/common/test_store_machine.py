@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -271,6 +271,7 @@ def test_no_order_of_events_breaks_the_rules_of_the_store(valkey: Valkey) -> Non
                 max_examples=80,
                 stateful_step_count=30,
                 deadline=None,
+                phases=[Phase.generate],  # shrinking would outlast the test's own timeout
                 derandomize=True,
                 database=None,
                 suppress_health_check=list(HealthCheck),

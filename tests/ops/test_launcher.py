@@ -168,7 +168,7 @@ def test_kills_a_child_that_does_not_stop(launch, procfile):
     code = running.stop()
 
     assert code == 0
-    assert "worker did not stop within 4 s: killed" in running.text
+    assert "worker did not stop within 1 s: killed" in running.text
     assert not running.processes()
 
 
