@@ -33,6 +33,22 @@ class ProviderAccess:
     sandbox: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """The settings that hold a provider's credential and address, and its path in the sandbox."""
+
+    key: str
+    url: str
+    sandbox_path: str
+
+
+# A provider is configured when its key is set, or an address of its own.
+_PROVIDERS = {
+    "openai": _Where("openai_api_key", "openai_base_url", "/openai/v1"),
+    "bfl": _Where("bfl_api_key", "bfl_base_url", "/bfl"),
+}
+
+
 class Settings(BaseSettings):
     """One attribute per variable; the variable is its name in capitals."""
 
@@ -169,24 +185,19 @@ class Settings(BaseSettings):
 
     def providers(self) -> Mapping[str, ProviderAccess]:
         """The providers that can be used, by name; empty when none is configured."""
-        real = {
-            "openai": (self.openai_api_key, self.openai_base_url, "openai_base_url"),
-            "bfl": (self.bfl_api_key, self.bfl_base_url, "bfl_base_url"),
-        }
         configured = {
-            name: ProviderAccess(base.rstrip("/"), key)
-            for name, (key, base, field) in real.items()
-            if key.get_secret_value() or field in self.model_fields_set
+            name: ProviderAccess(getattr(self, where.url).rstrip("/"), getattr(self, where.key))
+            for name, where in _PROVIDERS.items()
+            if getattr(self, where.key).get_secret_value() or where.url in self.model_fields_set
         }
         if self.sandbox == "off" or (
             self.sandbox == "auto" and (configured or not self.sandbox_url)
         ):
             return configured
         root = (self.sandbox_url or f"http://127.0.0.1:{self.sandbox_port}").rstrip("/")
-        paths = {"openai": "/openai/v1", "bfl": "/bfl"}
         return {
-            name: ProviderAccess(root + path, SecretStr("sandbox"), sandbox=True)
-            for name, path in paths.items()
+            name: ProviderAccess(root + where.sandbox_path, SecretStr("sandbox"), sandbox=True)
+            for name, where in _PROVIDERS.items()
         }
 
     @property

@@ -81,3 +81,11 @@ class Provider(ABC):
         poll can cure, any other `ProviderError` when the job has ended without a picture.
         """
         raise NotImplementedError(f"{self.name} answers inline and has no jobs")
+
+    def cancel(self, job: Job, *, timeout: float) -> bool:
+        """Ask the provider to stop a job. True when it says that the work has been stopped.
+
+        Not every provider can; what was bought may be charged all the same. Raises a
+        `ProviderError` when the provider could not be asked.
+        """
+        return False
