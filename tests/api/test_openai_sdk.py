@@ -11,7 +11,8 @@ import pytest
 import requests
 
 from common.task import Failure
-from tests.api.conftest import Stack, until
+from tests.api.conftest import Stack
+from tests.processes import until
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,8 @@ import pytest
 import requests
 
 from common.task import new_task_id
-from tests.api.conftest import Stack, until
+from tests.api.conftest import Stack
+from tests.processes import until
 
 
 @contextmanager

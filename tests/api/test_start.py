@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.api.conftest import ROOT, Stack, environment, free_port, running, until
+from tests.api.conftest import ROOT, Stack, environment, running
+from tests.processes import free_port, until
 
 GUNICORN = [
     sys.executable,

@@ -13,7 +13,8 @@ import pytest
 import requests
 
 from common.task import Failure
-from tests.api.conftest import Stack, picture, until
+from tests.api.conftest import Stack, picture
+from tests.processes import until
 
 
 def newest(stack: Stack) -> Callable[[], str | None]:
@@ -198,7 +199,7 @@ def test_hundreds_wait_at_once_without_asking_redis_and_hear_within_a_second(
         ]
         # Each reads its task twice, before and after it has begun to listen.
         first = stack.commands()["hgetall"]
-        until(lambda: stack.commands()["hgetall"] == settled(stack), 20)
+        until(lambda: stack.commands()["hgetall"] == settled(stack))
         before = stack.commands()
         time.sleep(1)
         quiet = stack.commands()

@@ -15,7 +15,8 @@ from common.task import (
     StoredImage,
     new_task_id,
 )
-from tests.valkey import Valkey, open_store, until
+from tests.processes import until
+from tests.valkey import Valkey, open_store
 
 QUEUE = "images.bfl"
 WORKER = "worker"

@@ -29,7 +29,8 @@ from tests.common.tasks import (
     pass_milliseconds,
     record_key,
 )
-from tests.valkey import Valkey, free_port, open_store, until
+from tests.processes import free_port, until
+from tests.valkey import Valkey, open_store
 
 MakeStore = Callable[..., TaskStore]
 

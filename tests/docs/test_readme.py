@@ -19,7 +19,7 @@ import requests
 from common.keys import KeyStore
 from common.store import connect
 from tests.docs.documents import ROOT, blocks, commands, read
-from tests.stack import free_port, until
+from tests.processes import free_port, until
 
 README = read("README.md")
 

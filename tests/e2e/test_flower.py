@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.stack import Stack, until
+from tests.processes import until
+from tests.stack import Stack
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.stack import Stack, running, until
+from tests.processes import until
+from tests.stack import Stack, running
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.stack import Stack, until
+from tests.processes import until
+from tests.stack import Stack
 
 
 @contextmanager

@@ -52,14 +52,23 @@ class Plain(Provider):
         self._on_poll = on_poll
         self._lock = threading.Lock()
         self.submits: list[tuple[int, int]] = []  # first and count of each
+        self.keys: list[str] = []  # the name of each
         self.polls: list[Job] = []
 
     def submit(
-        self, request: ImageRequest, route: Route, *, count: int, first: int, timeout: float
+        self,
+        request: ImageRequest,
+        route: Route,
+        *,
+        count: int,
+        first: int,
+        timeout: float,
+        key: str = "",
     ) -> Outcome:
         assert route is ROUTE
         assert timeout > 0
         with self._lock:
+            self.keys.append(key)
             self.submits.append((first, count))
         return self._on_submit(first, count)
 

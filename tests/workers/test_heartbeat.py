@@ -9,7 +9,8 @@ import pytest
 
 from common.store import TaskStore
 from tests.common.tasks import claim, claimed, create, pass_milliseconds, record_key
-from tests.valkey import Valkey, until
+from tests.processes import until
+from tests.valkey import Valkey
 from workers.heartbeat import Heartbeat
 
 LEASE = 0.6  # seconds

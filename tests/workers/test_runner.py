@@ -29,7 +29,8 @@ from common.storage import ImageStorage
 from common.store import TaskStore
 from common.task import Call, CallState, Claim, Failure, ImageRequest, Result
 from tests.common.tasks import claim, create, record_key
-from tests.valkey import Valkey, until
+from tests.processes import until
+from tests.valkey import Valkey
 from tests.workers.pictures import picture
 from tests.workers.plain import CATALOG, REQUEST, Plain, PlainInFours, pictures
 from workers.images import ImageLimits

@@ -16,7 +16,8 @@ from common.errors import StoreUnavailable
 from common.storage import ImageStorage
 from common.store import Sweep, TaskStore
 from tests.common.tasks import QUEUE, claimed, create, let_deadline_pass, let_lease_run_out
-from tests.valkey import Valkey, until
+from tests.processes import until
+from tests.valkey import Valkey
 from workers.sweep import Sweeper
 
 

@@ -21,7 +21,8 @@ from common.settings import Settings
 from common.store import TaskStore
 from common.task import Status, Task, new_task_id
 from tests.common.tasks import FAILURE, QUEUE, REQUEST, RESULT, claim, create
-from tests.valkey import Valkey, open_store, running_valkey, until
+from tests.processes import until
+from tests.valkey import Valkey, open_store, running_valkey
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_SERVED = "images.nobody"

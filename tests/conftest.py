@@ -1,4 +1,4 @@
-"""A Valkey for all tests here, emptied before each, and stores on it."""
+"""A Valkey for all tests that want one, emptied before each, and stores on it."""
 
 from __future__ import annotations
 
