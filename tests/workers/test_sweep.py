@@ -80,6 +80,8 @@ def test_one_look_goes_through_everything_that_is_due(
     for _ in range(1200):
         create(store)
     valkey.redis.delete(QUEUE)
+    ((_, last),) = valkey.redis.zrange("darkroom:due", -1, -1, withscores=True)
+    until(lambda: valkey.now() > last, "all of them are due")
 
     with sweeping(store, storage, every=600):
         until(lambda: valkey.redis.llen(QUEUE) == 1200)
