@@ -185,12 +185,7 @@ class Runner:
         """Buy. The answer is in the journal before anything else is done with it."""
         timeout = min(run.provider.longest_submit, run.time_left - _MARGIN)
         outcome = run.provider.submit(
-            run.request,
-            run.route,
-            count=call.count,
-            first=call.first,
-            timeout=timeout,
-            key=f"{run.claim.task.id}/{call.first}",
+            run.request, run.route, count=call.count, first=call.first, timeout=timeout
         )
         match outcome:
             case Job():

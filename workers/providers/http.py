@@ -21,7 +21,6 @@ from urllib.parse import urljoin, urlsplit
 import orjson
 import requests
 import requests.utils
-from urllib3 import encode_multipart_formdata
 
 from common.errors import (
     BadAnswer,
@@ -112,30 +111,22 @@ class Http:
         self._foreign = Transport(concurrency, guarded=True)
 
     def post(
-        self,
-        path: str,
-        body: Mapping[str, Any],
-        *,
-        deadline: float,
-        pictures: int = 0,
-        multipart: bool = False,
-        headers: Mapping[str, str] | None = None,
+        self, path: str, body: Mapping[str, Any], *, deadline: float, pictures: int = 0
     ) -> Answer:
-        """Send a call that may cost money, once, as JSON or as the fields of `multipart/form-data`.
+        """Send a call that may cost money, once. `pictures`: how many the answer may hold, in
+        base64.
 
-        `pictures`: how many the answer may hold, as they are or in base64. `headers` come on top
-        of the usual ones, and replace those of the same name.
         Returns the answer whatever its status. Raises Unavailable when nothing was sent,
         OutcomeUnknown when that is not sure, Refused for a body that is not Unicode text, and
         BadAnswer for a success beyond all size.
         """
         limit = JSON_BYTES + pictures * (self._max_image_bytes * 4 // 3)
+        headers = self._headers | {"Content-Type": "application/json"}
         try:
-            data, kind = _multipart(body) if multipart else (orjson.dumps(body), "application/json")
-        except (orjson.JSONEncodeError, UnicodeEncodeError) as error:
+            data = orjson.dumps(body)
+        except orjson.JSONEncodeError as error:
             raise Refused("The request holds text that is not valid Unicode.") from error
-        sent = self._headers | (headers or {}) | {"Content-Type": kind}
-        request = requests.Request("POST", self._base + path, headers=sent, data=data).prepare()
+        request = requests.Request("POST", self._base + path, headers=headers, data=data).prepare()
         try:
             return self._exchange(self._own, request, deadline, limit)
         except TooLarge as error:
@@ -302,11 +293,6 @@ class Http:
         return transport.exchange(request, deadline=deadline, limit=limit, proxies=proxies)
 
 
-def _multipart(fields: Mapping[str, Any]) -> tuple[bytes, str]:
-    """The body and its content type; every value as text."""
-    return encode_multipart_formdata({name: str(fields[name]).encode() for name in fields})
-
-
 def _said(answer: Answer) -> str:
     """The provider's own words, in any of the shapes that image APIs give their errors."""
     match answer.json():
@@ -316,7 +302,7 @@ def _said(answer: Answer) -> str:
             return text
         case {"error": str(text)} | {"detail": str(text)}:
             return text
-        case {"detail": [*problems]} | {"error": [*problems]} | {"errors": [*problems]}:
+        case {"detail": [*problems]}:
             return "; ".join(_problem(problem) for problem in problems)
     if answer.headers.get("Content-Type", "").startswith("text/plain"):
         return answer.body.decode("utf-8", "replace")
