@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.processes import until
+
 ROOT = Path(__file__).resolve().parents[2]
 
 WEB = """
@@ -197,7 +199,8 @@ def test_nothing_outlives_a_killed_launcher(launch, procfile):
     running.kill("ops.launcher")
     running.await_end()
 
-    running.await_that(lambda: not running.processes(), "end of all processes")
+    # The kernel ends them one after the other, after the launcher.
+    until(lambda: not running.processes(), "the end of all processes")
 
 
 @pytest.mark.parametrize("setting", ["PORT", "SANDBOX_PORT"])

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.processes import until
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -207,10 +209,7 @@ def test_a_killed_launcher_leaves_nothing_behind_and_its_task_completes_later(la
     address = submit_and_await_job(first, "a picture that survives", provider.sandbox)
     first.kill("ops.launcher")
     first.await_end()
-    deadline = time.monotonic() + 20
-    while first.processes():
-        assert time.monotonic() < deadline, first.processes()
-        time.sleep(0.05)
+    until(lambda: not first.processes(), "the end of all processes")
 
     second = launch(
         DATA_DIR=str(first.data_dir),
