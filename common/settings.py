@@ -42,10 +42,19 @@ class _Where:
     sandbox_path: str
 
 
-# A provider is configured when its key is set, or an address of its own.
+# A provider is configured when its key is set, or an address of its own; where there is no default
+# address, only by the address.
 _PROVIDERS = {
     "openai": _Where("openai_api_key", "openai_base_url", "/openai/v1"),
     "bfl": _Where("bfl_api_key", "bfl_base_url", "/bfl"),
+    "replicate": _Where("replicate_api_token", "replicate_base_url", "/replicate/v1"),
+    "fal": _Where("fal_key", "fal_queue_url", "/fal"),
+    "together": _Where("together_api_key", "together_base_url", "/together/v1"),
+    "huggingface": _Where("hf_token", "hf_base_url", "/huggingface"),
+    "stability": _Where("stability_api_key", "stability_base_url", "/stability"),
+    "ideogram": _Where("ideogram_api_key", "ideogram_base_url", "/ideogram"),
+    "gemini": _Where("gemini_api_key", "gemini_base_url", "/gemini/v1beta"),
+    "midjourney": _Where("midjourney_proxy_secret", "midjourney_proxy_url", "/midjourney"),
 }
 
 
@@ -119,6 +128,48 @@ class Settings(BaseSettings):
         SecretStr(""), description="Key of the Black Forest Labs account."
     )
     bfl_base_url: _HttpUrl = Field("https://api.bfl.ai", description="Black Forest Labs API.")
+    replicate_api_token: SecretStr = Field(
+        SecretStr(""), description="Token of the Replicate account."
+    )
+    replicate_base_url: _HttpUrl = Field(
+        "https://api.replicate.com/v1", description="Replicate API."
+    )
+    fal_key: SecretStr = Field(SecretStr(""), description="Key of the fal account.")
+    fal_queue_url: _HttpUrl = Field("https://queue.fal.run", description="fal's queue API.")
+    together_api_key: SecretStr = Field(
+        SecretStr(""), description="Key of the Together AI account."
+    )
+    together_base_url: _HttpUrl = Field(
+        "https://api.together.ai/v1", description="Together AI API."
+    )
+    hf_token: SecretStr = Field(
+        SecretStr(""), description="Token of the Hugging Face account, with access to inference."
+    )
+    hf_base_url: _HttpUrl = Field(
+        "https://router.huggingface.co/hf-inference", description="Hugging Face inference API."
+    )
+    stability_api_key: SecretStr = Field(
+        SecretStr(""), description="Key of the Stability AI account."
+    )
+    stability_base_url: _HttpUrl = Field(
+        "https://api.stability.ai", description="Stability AI API."
+    )
+    ideogram_api_key: SecretStr = Field(SecretStr(""), description="Key of the Ideogram account.")
+    ideogram_base_url: _HttpUrl = Field("https://api.ideogram.ai", description="Ideogram API.")
+    gemini_api_key: SecretStr = Field(
+        SecretStr(""), description="Key of the Google account for the Gemini API."
+    )
+    gemini_base_url: _HttpUrl = Field(
+        "https://generativelanguage.googleapis.com/v1beta", description="Gemini API."
+    )
+    midjourney_proxy_url: _OptionalHttpUrl = Field(
+        "",
+        description="A midjourney-proxy, such as http://localhost:8080; setting it configures the "
+        "provider.",
+    )
+    midjourney_proxy_secret: SecretStr = Field(
+        SecretStr(""), description="The midjourney-proxy's mj-api-secret, if it asks for one."
+    )
 
     # -- Tasks and workers
     retention_hours: float = Field(
@@ -185,11 +236,11 @@ class Settings(BaseSettings):
 
     def providers(self) -> Mapping[str, ProviderAccess]:
         """The providers that can be used, by name; empty when none is configured."""
-        configured = {
-            name: ProviderAccess(getattr(self, where.url).rstrip("/"), getattr(self, where.key))
-            for name, where in _PROVIDERS.items()
-            if getattr(self, where.key).get_secret_value() or where.url in self.model_fields_set
-        }
+        configured = {}
+        for name, where in _PROVIDERS.items():
+            url, key = getattr(self, where.url), getattr(self, where.key)
+            if url and (key.get_secret_value() or where.url in self.model_fields_set):
+                configured[name] = ProviderAccess(url.rstrip("/"), key)
         if self.sandbox == "off" or (
             self.sandbox == "auto" and (configured or not self.sandbox_url)
         ):

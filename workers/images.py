@@ -2,7 +2,7 @@
 
 Nothing a provider sends is trusted: format, size and completeness are established by decoding.
 The encoded picture is kept as it came, with prompt and model added as metadata; only a picture
-larger than what was asked for is scaled and encoded anew.
+larger than what was asked for is scaled and encoded anew, and so is one cut out of a grid.
 """
 
 from __future__ import annotations
@@ -47,9 +47,12 @@ class VerifiedImage:
         return hashlib.sha256(self.data).hexdigest()
 
 
-def verify(data: bytes, request: ImageRequest, limits: ImageLimits) -> VerifiedImage:
+def verify(
+    data: bytes, request: ImageRequest, limits: ImageLimits, *, quarter: int | None = None
+) -> VerifiedImage:
     """Decode `data` to the last pixel and bring it to what `request` asked for.
 
+    With `quarter` (0 to 3, in reading order) only that part of a grid of two by two is kept.
     A picture of the right shape that is larger than asked is scaled down; any other size is kept,
     and told. Raises BadAnswer (billed: the provider did deliver) when the bytes are no PNG, JPEG
     or WebP, are cut off or corrupt, or are beyond `limits`.
@@ -79,16 +82,28 @@ def verify(data: bytes, request: ImageRequest, limits: ImageLimits) -> VerifiedI
         raise _unusable("cannot be decoded") from error
     fmt = _FORMATS[str(picture.format)]
     wanted = request.pixels
-    if _is_larger_of_same_shape(picture.size, wanted):
-        picture = picture.resize(wanted, Image.Resampling.LANCZOS)
-        data = _encode(picture, fmt)
+    kept = picture if quarter is None else picture.crop(_box(picture.size, quarter))
+    if _is_larger_of_same_shape(kept.size, wanted):
+        kept = kept.resize(wanted, Image.Resampling.LANCZOS)
+    if kept is not picture:
+        data = _encode(kept, fmt)
     if fmt == "png":
         data = _with_texts(data, {"prompt": request.prompt, "model": request.model})
-    return VerifiedImage(data, fmt, *picture.size)
+    return VerifiedImage(data, fmt, *kept.size)
 
 
 def _unusable(what: str) -> BadAnswer:
     return BadAnswer(f"The picture that the provider sent {what}.", billed="yes")
+
+
+def _box(size: tuple[int, int], quarter: int) -> tuple[int, int, int, int]:
+    """A quarter's edges. All four are of one size: of odd sides the middle line is left out."""
+    width, height = size[0] // 2, size[1] // 2
+    if not width or not height:
+        raise _unusable("is too small to hold four")
+    down, across = divmod(quarter, 2)
+    left, top = across * (size[0] - width), down * (size[1] - height)
+    return left, top, left + width, top + height
 
 
 def _is_larger_of_same_shape(have: tuple[int, int], want: tuple[int, int]) -> bool:

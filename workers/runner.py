@@ -185,7 +185,12 @@ class Runner:
         """Buy. The answer is in the journal before anything else is done with it."""
         timeout = min(run.provider.longest_submit, run.time_left - _MARGIN)
         outcome = run.provider.submit(
-            run.request, run.route, count=call.count, first=call.first, timeout=timeout
+            run.request,
+            run.route,
+            count=call.count,
+            first=call.first,
+            timeout=timeout,
+            key=f"{run.claim.task.id}/{call.first}",
         )
         match outcome:
             case Job():
@@ -235,7 +240,9 @@ class Runner:
         return _Delivery(replace(call, usage=outcome.usage), tuple(images), tuple(failures))
 
     def _store_picture(self, run: _Run, index: int, picture: Picture) -> StoredImage:
-        verified = off_the_hub(lambda: verify(picture.data, run.request, self._limits))
+        verified = off_the_hub(
+            lambda: verify(picture.data, run.request, self._limits, quarter=picture.quarter)
+        )
         name = f"{run.claim.task.id}/{index}.{verified.format}"
         self._until_stored(run, lambda: self._storage.put(name, verified.data))
         return StoredImage(

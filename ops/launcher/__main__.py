@@ -197,7 +197,8 @@ def _banner(stack: Stack, settings: Settings) -> str:
     body = json.dumps({"model": "flux-pro", "prompt": "a fox in a forest at night"})
     sandbox = (
         "\n  Pictures come from the built-in provider sandbox, at no cost. For real ones set\n"
-        "  OPENAI_API_KEY or BFL_API_KEY, in the environment or in .env.\n"
+        "  a provider's key, such as OPENAI_API_KEY, in the environment or in .env; all settings\n"
+        "  are in ops/env.example.\n"
         if settings.wants_sandbox
         else ""
     )

@@ -17,7 +17,7 @@ BOMB_SIDE = 16_384
 
 _HTML = b"<!doctype html><html><body><h1>This is not a picture</h1></body></html>\n"
 
-_Key = tuple[str, int, int, int, str, int, bool]
+_Key = tuple[str, int, int, int, str, int, bool, bool]
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,15 @@ class Painter:
         quality: int = 90,
         transparent: bool = False,
         plain: bool = False,
+        grid: bool = False,
         flaws: Container[str] = (),
     ) -> Picture:
         """The picture for a prompt: the same for the same arguments, in exactly the given size.
 
         `output_format` is png, jpeg or webp; `quality` (0-100) matters to the latter two. A
-        `plain` picture is one flat colour and costs next to nothing. `flaws` are names of faults;
+        `plain` picture is one flat colour and costs next to nothing. A `grid` shows four pictures
+        of half the width and height: those of the seeds from 4 * `seed` on, in reading order (or
+        four flat colours). `flaws` are names of faults;
         those that concern the picture itself are honoured.
         """
         mime_type = f"image/{output_format}"
@@ -65,9 +68,9 @@ class Painter:
         if "wrong_size" in flaws:
             width, height = width // 2, height // 2
         if plain:
-            body = _plain(width, height, output_format)
+            body = _plain(width, height, output_format, grid)
         else:
-            key = (prompt, width, height, seed, output_format, quality, transparent)
+            key = (prompt, width, height, seed, output_format, quality, transparent, grid)
             body = self._remembered(key) or self._draw(key)
         if "truncated_image" in flaws:
             body = body[: len(body) * 6 // 10]
@@ -85,9 +88,13 @@ class Painter:
         # numpy costs a third of the time to start, and plain pictures never need it.
         from ops.sandbox.painting import paint
 
-        prompt, width, height, seed, output_format, quality, transparent = key
+        prompt, width, height, seed, output_format, quality, transparent, grid = key
         with self._easels:
-            image = paint(prompt, width, height, seed=seed, transparent=transparent)
+            if grid:
+                four = range(4 * seed, 4 * seed + 4)
+                image = _grid([paint(prompt, width // 2, height // 2, seed=s) for s in four])
+            else:
+                image = paint(prompt, width, height, seed=seed, transparent=transparent)
             body = _encode(image, output_format, quality)
         with self._lock:
             if key not in self._cache:
@@ -112,8 +119,21 @@ def _encode(image: Image.Image, output_format: str, quality: int) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def _plain(width: int, height: int, output_format: str) -> bytes:
-    return _encode(Image.new("RGB", (width, height), (66, 99, 140)), output_format, 90)
+def _plain(width: int, height: int, output_format: str, grid: bool) -> bytes:
+    if grid:
+        colours = ((66, 99, 140), (140, 66, 99), (99, 140, 66), (200, 180, 60))
+        image = _grid([Image.new("RGB", (width // 2, height // 2), c) for c in colours])
+    else:
+        image = Image.new("RGB", (width, height), (66, 99, 140))
+    return _encode(image, output_format, 90)
+
+
+def _grid(four: list[Image.Image]) -> Image.Image:
+    width, height = four[0].size
+    image = Image.new("RGB", (2 * width, 2 * height))
+    for number, picture in enumerate(four):
+        image.paste(picture, (number % 2 * width, number // 2 * height))
+    return image
 
 
 def _corrupt(body: bytes) -> bytes:

@@ -11,9 +11,11 @@ from pydantic import SecretStr, ValidationError
 
 from common.errors import ConfigurationError
 from common.settings import Settings, env_example, load_settings
+from workers.providers import PROVIDERS
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = list(Settings.model_fields)
+EVERY = set(PROVIDERS)
 SECRETS = [n for n, f in Settings.model_fields.items() if f.annotation is SecretStr]
 
 
@@ -212,21 +214,30 @@ def test_an_address_configures_its_provider_without_a_key() -> None:
     assert providers["openai"].base_url == "http://localhost:1/v1"
 
 
+def test_a_provider_without_a_default_address_is_configured_by_its_address_alone() -> None:
+    assert load_settings(midjourney_proxy_secret="s").providers() == {}
+    assert load_settings(midjourney_proxy_url="").providers() == {}
+
+    (access,) = load_settings(midjourney_proxy_url="http://mj:8080/").providers().values()
+    assert (access.base_url, access.key.get_secret_value()) == ("http://mj:8080", "")
+    assert not access.sandbox
+
+
 @pytest.mark.parametrize(
     ("options", "names", "sandboxed", "wants"),
     [
         ({"sandbox": "auto"}, set(), False, True),
         ({"sandbox": "auto", "bfl_api_key": "k"}, {"bfl"}, False, False),
-        ({"sandbox": "auto", "sandbox_url": "http://s"}, {"openai", "bfl"}, True, False),
+        ({"sandbox": "auto", "sandbox_url": "http://s"}, EVERY, True, False),
         (
             {"sandbox": "auto", "sandbox_url": "http://s", "bfl_api_key": "k"},
             {"bfl"},
             False,
             False,
         ),
-        ({"sandbox": "on"}, {"openai", "bfl"}, True, True),
-        ({"sandbox": "on", "bfl_api_key": "k"}, {"openai", "bfl"}, True, True),
-        ({"sandbox": "on", "sandbox_url": "http://s"}, {"openai", "bfl"}, True, False),
+        ({"sandbox": "on"}, EVERY, True, True),
+        ({"sandbox": "on", "bfl_api_key": "k"}, EVERY, True, True),
+        ({"sandbox": "on", "sandbox_url": "http://s"}, EVERY, True, False),
         ({"sandbox": "off"}, set(), False, False),
         ({"sandbox": "off", "sandbox_url": "http://s"}, set(), False, False),
         ({"sandbox": "off", "bfl_api_key": "k"}, {"bfl"}, False, False),

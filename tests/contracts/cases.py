@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.catalog import Route
+from common.errors import JobFailed, ProviderError, Refused
 from common.task import ImageRequest
+from tests.contracts.scripted import Reply
 
 __all__ = ["CASES", "PNG", "Case"]
 
@@ -32,6 +34,21 @@ class Case:
     has_jobs: bool  # answers a submit with a job, not with pictures
     variants: tuple[tuple[ImageRequest, Route], ...]  # further requests that must be well formed
     newer: dict[str, Any] = field(default_factory=dict)  # request fields younger than the document
+    document_path: str = ""  # the submit's path in the document, when it is a template there
+    wrong: dict[str, Any] = field(default_factory=lambda: {"size": "48x48"})  # it refuses this
+    wrong_named: str = "size|width"  # how its refusal names that
+    errors: dict[str, type[ProviderError]] = field(default_factory=dict)  # where not the usual ones
+    default_wait: float | None = None  # seconds assumed after a 429 that names none
+    polled: frozenset[str] = frozenset()  # examples of answers to a poll that do not say so
+    lacks: frozenset[str] = frozenset()  # faults for which the provider has no form
+    tells_cost: bool = True
+    takes_any_size: bool = False
+    picture_format: str = "PNG"
+    is_polled: bool = True  # its jobs are asked about; else they have only to be fetched
+    job_state: dict[str, Any] = field(default_factory=dict)  # what its jobs cannot do without
+    # Name of an example, its answer, base URL -> the answers of which that one is a part.
+    script: Callable[[str, Reply, str], list[Reply]] = lambda _, answer, __: [answer]
+    sold_together: int = 1  # how many pictures are one purchase
 
 
 def _openai() -> Case:
@@ -114,7 +131,251 @@ def _bfl() -> Case:
             (every_field, route),
             *((wide, Route("bfl", model)) for model in others),
         ),
+        default_wait=5,
     )
 
 
-CASES = {"openai": _openai(), "bfl": _bfl()}
+def _every_field(model: str) -> ImageRequest:
+    return ImageRequest(
+        model,
+        "x",
+        size="1344x768",
+        quality="hd",
+        seed=4294967295,
+        negative_prompt="blur",
+        output_format="webp",
+        user="a@b.example",
+        moderation="low",
+    )
+
+
+def _replicate() -> Case:
+    route = Route("replicate", "black-forest-labs/flux-schnell")
+    return Case(
+        sandbox_path="/replicate/v1",
+        documents="replicate",
+        submit_path=f"/models/{route.model}/predictions",
+        route=route,
+        request=ImageRequest("flux-schnell", "a red fox"),
+        accepts=lambda _: {"id": "job-1", "status": "starting", "output": None},
+        key_header="authorization",
+        has_jobs=True,
+        variants=((_every_field("flux-schnell"), route),),
+        document_path="/models/{model_owner}/{model_name}/predictions",
+        # Its size follows from a shape, which is always one it takes.
+        wrong={"output_format": "tiff"},
+        wrong_named="output_format",
+        polled=frozenset({"done", "refused", "cancelled", "aborted", "expired"}),
+    )
+
+
+def _fal() -> Case:
+    route = Route("fal", "fal-ai/flux/schnell")
+
+    def result(base: str) -> dict[str, Any]:
+        images = [{"url": f"{base}/a.png", "width": 1024, "height": 1024}]
+        return {"images": images, "seed": 7, "has_nsfw_concepts": [False], "prompt": "x"}
+
+    def script(example: str, answer: Reply, base: str) -> list[Reply]:
+        match example:
+            case "completed":
+                return [answer, Reply(result(base))]
+            case "completed but failed":
+                return [answer, Reply({}, 422)]
+            case "result" | "result, one blanked" | "refused" | "runner gone":
+                return [Reply({"status": "COMPLETED"}), answer]
+        return [answer]
+
+    return Case(
+        sandbox_path="/fal",
+        documents="fal",
+        submit_path=f"/{route.model}",
+        route=route,
+        request=ImageRequest("flux-schnell", "a red fox"),
+        accepts=lambda base: {
+            "request_id": "job-1",
+            "status_url": f"{base}/fal-ai/flux/requests/job-1/status",
+            "response_url": f"{base}/fal-ai/flux/requests/job-1",
+            "cancel_url": f"{base}/fal-ai/flux/requests/job-1/cancel",
+            "status": "IN_QUEUE",
+        },
+        key_header="authorization",
+        has_jobs=True,
+        variants=((_every_field("flux-schnell"), route),),
+        polled=frozenset(
+            {"waiting", "running", "completed", "completed but failed", "result"}
+            | {"result, one blanked", "refused", "runner gone"}
+        ),
+        job_state={"model": route.model, "count": 2},
+        script=script,
+    )
+
+
+def _together() -> Case:
+    route = Route("together", "black-forest-labs/FLUX.1-schnell")
+    item = {"index": 0, "b64_json": base64.b64encode(PNG).decode(), "type": "b64_json"}
+    return Case(
+        sandbox_path="/together/v1",
+        documents="together",
+        submit_path=IMAGES_PATH,
+        route=route,
+        request=ImageRequest("flux-schnell", "a red fox"),
+        accepts=lambda _: {"id": "o1", "model": route.model, "object": "list", "data": [item]},
+        key_header="authorization",
+        has_jobs=False,
+        variants=(
+            (ImageRequest("flux-schnell", "x", output_format="jpeg"), route),
+            (_every_field("flux-schnell"), route),
+            (_every_field("flux-pro"), Route("together", "black-forest-labs/FLUX.1.1-pro")),
+        ),
+        tells_cost=False,
+    )
+
+
+def _huggingface() -> Case:
+    route = Route("huggingface", "black-forest-labs/FLUX.1-schnell")
+    return Case(
+        sandbox_path="/huggingface",
+        documents="huggingface",
+        submit_path=f"/models/{route.model}",
+        route=route,
+        request=ImageRequest("flux-schnell", "a red fox"),
+        accepts=lambda _: PNG,
+        key_header="authorization",
+        has_jobs=False,
+        variants=(
+            (_every_field("flux-schnell"), route),
+            (_every_field("own"), Route("huggingface", "ada/own-model")),
+        ),
+        document_path="/models/{model_id}",
+        lacks=frozenset({"moderated", "moderated_output"}),
+        tells_cost=False,
+    )
+
+
+def _stability() -> Case:
+    route = Route("stability", "sd3.5-large")
+    image = base64.b64encode(PNG).decode()
+    return Case(
+        sandbox_path="/stability",
+        documents="stability",
+        submit_path="/v2beta/stable-image/generate/sd3",
+        route=route,
+        request=ImageRequest("stable-diffusion-3", "a red fox"),
+        accepts=lambda _: {"image": image, "finish_reason": "SUCCESS", "seed": 7},
+        key_header="authorization",
+        has_jobs=False,
+        variants=(
+            (_every_field("stable-diffusion-3"), route),
+            (
+                ImageRequest("stable-diffusion-3", "x", size="1024x1792", seed=0),
+                Route("stability", "sd3.5-medium"),
+            ),
+        ),
+        # Its size follows from a shape, which is always one it takes.
+        wrong={"negative_prompt": "x" * 10_001},
+        wrong_named="negative_prompt",
+        # Work that failed is free there, and a model is a field like any other.
+        errors={"server_error": JobFailed, "model": Refused},
+        default_wait=60,
+    )
+
+
+def _midjourney() -> Case:
+    route = Route("midjourney", "v7")
+    every_field = ImageRequest(
+        "midjourney",
+        "x",
+        size="1792x1024",
+        seed=2**32 - 1,
+        negative_prompt="blur",
+        user="a@b.example",
+    )
+    return Case(
+        sandbox_path="/midjourney",
+        documents="midjourney-proxy",
+        submit_path="/mj/submit/imagine",
+        route=route,
+        request=ImageRequest("midjourney", "a red fox"),
+        accepts=lambda _: {"code": 1, "description": "提交成功", "result": "1712205491372224"},
+        key_header="mj-api-secret",
+        has_jobs=True,
+        variants=((every_field, route),),
+        polled=frozenset({"running", "done", "failed", "unknown id"}),
+        lacks=frozenset({"no_credit"}),  # a subscription is paid, not the call
+        tells_cost=False,
+        takes_any_size=True,
+        sold_together=4,
+    )
+
+
+def _ideogram() -> Case:
+    route = Route("ideogram", "ideogram-v3", quality={"low": "TURBO", "hd": "QUALITY"})
+    return Case(
+        sandbox_path="/ideogram",
+        documents="ideogram",
+        submit_path="/v1/ideogram-v3/generate",
+        route=route,
+        request=ImageRequest("ideogram-v3", "a red fox"),
+        accepts=lambda base: {
+            "created": "2026-11-22T12:00:00+00:00",
+            "data": [
+                {
+                    "url": f"{base}/api/images/ephemeral/a.png?exp=1764003600&sig=00",
+                    "prompt": "a red fox",
+                    "resolution": "1024x1024",
+                    "is_image_safe": True,
+                    "seed": 7,
+                }
+            ],
+        },
+        key_header="api-key",
+        has_jobs=True,
+        variants=(
+            (_every_field("ideogram-v3"), route),
+            (ImageRequest("ideogram-v3", "x", size="512x512", quality="low"), route),
+            (ImageRequest("ideogram-v3", "x", size="1792x1024", seed=2**31), route),
+        ),
+        takes_any_size=True,
+        is_polled=False,
+    )
+
+
+def _gemini() -> Case:
+    route = Route("gemini", "gemini-3.1-flash-image")
+    inline = {"mimeType": "image/png", "data": base64.b64encode(PNG).decode()}
+    parts = [{"text": "Here is your fox"}, {"inlineData": inline}]
+    return Case(
+        sandbox_path="/gemini/v1beta",
+        documents="google-gemini",
+        submit_path=f"/models/{route.model}:generateContent",
+        route=route,
+        request=ImageRequest("gemini-image", "a red fox"),
+        accepts=lambda _: {
+            "candidates": [{"index": 0, "finishReason": "STOP", "content": {"parts": parts}}]
+        },
+        key_header="x-goog-api-key",
+        has_jobs=False,
+        variants=(
+            (_every_field("gemini-image"), route),
+            (ImageRequest("gemini-image", "x", size="2048x2048"), route),
+            (ImageRequest("own", "x", size="512x512"), Route("gemini", "gemini-2.5-flash-image")),
+        ),
+        document_path="/models/{modelsId}:generateContent",
+        takes_any_size=True,
+        picture_format="JPEG",
+    )
+
+
+CASES = {
+    "openai": _openai(),
+    "bfl": _bfl(),
+    "replicate": _replicate(),
+    "fal": _fal(),
+    "together": _together(),
+    "huggingface": _huggingface(),
+    "stability": _stability(),
+    "midjourney": _midjourney(),
+    "ideogram": _ideogram(),
+    "gemini": _gemini(),
+}

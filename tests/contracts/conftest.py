@@ -56,6 +56,7 @@ class Buyer:
             count=count,
             first=first,
             timeout=timeout,
+            key=f"imgtask_1/{first}",
         )
 
     def finish(self, outcome: Outcome, *, timeout: float = 10) -> Pictures:
@@ -120,7 +121,7 @@ def sandbox() -> Iterator[Sandbox]:
         line = process.stdout.readline()
         assert "listening on http" in line, f"the sandbox did not start: {line!r}"
         running = Sandbox(line.split()[-1])
-        orders = [{"picture": "plain"}]
+        orders = [{"picture": "plain"}, {"provider": "midjourney", "delay": 0.1}]
         requests.post(f"{running.url}/_sandbox/faults", json=orders, timeout=5).raise_for_status()
         yield running
         process.terminate()

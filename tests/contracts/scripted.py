@@ -95,7 +95,7 @@ class Scripted:
             def do_GET(self) -> None:
                 scripted._answer(self)
 
-            do_POST = do_CONNECT = do_GET  # noqa: N815 - the names http.server looks for
+            do_POST = do_PUT = do_CONNECT = do_GET  # noqa: N815 - the names http.server looks for
 
             def log_message(self, *_: object) -> None:
                 pass

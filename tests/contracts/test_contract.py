@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -35,6 +37,11 @@ from workers.providers.base import Job
 
 Serve = Callable[..., Scripted]
 
+with_jobs = pytest.mark.parametrize("name", [name for name in CASES if CASES[name].has_jobs])
+with_polls = pytest.mark.parametrize(
+    "name", [name for name in CASES if CASES[name].has_jobs and CASES[name].is_polled]
+)
+
 
 def test_every_provider_is_held_to_the_contract() -> None:
     assert set(CASES) == set(PROVIDERS)
@@ -49,10 +56,12 @@ def test_every_provider_is_registered_under_its_own_name() -> None:
 def test_brings_the_picture_asked_for(buyer: Buyer, prompt: str) -> None:
     result = buyer.finish(buyer.submit(prompt))
 
-    with Image.open(io.BytesIO(result.pictures[0].data)) as image:
+    picture = result.pictures[0]
+    scale = 1 if picture.quarter is None else 2
+    with Image.open(io.BytesIO(picture.data)) as image:
         image.load()
-        assert image.size == buyer.case.request.pixels
-        assert image.format == "PNG"
+        assert image.size == tuple(scale * side for side in buyer.case.request.pixels)
+        assert image.format == buyer.case.picture_format
 
 
 def test_brings_as_many_pictures_as_asked(buyer: Buyer, sandbox: Sandbox, prompt: str) -> None:
@@ -61,9 +70,10 @@ def test_brings_as_many_pictures_as_asked(buyer: Buyer, sandbox: Sandbox, prompt
     result = buyer.finish(buyer.submit(prompt, count=count))
 
     assert len(result.pictures) == count
-    assert sandbox.purchases(prompt) == count
+    assert sandbox.purchases(prompt) == math.ceil(count / buyer.case.sold_together)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].tells_cost])
 def test_tells_what_it_cost(buyer: Buyer, prompt: str) -> None:
     usage = buyer.finish(buyer.submit(prompt)).usage
 
@@ -80,18 +90,23 @@ def test_returns_what_came_when_it_is_fewer(connect: Connect, sandbox: Sandbox) 
 
 
 @pytest.mark.parametrize(
-    ("fault", "error"),
+    ("name", "fault", "error"),
     [
-        ("rate_limited", RateLimited),
-        ("no_credit", OutOfCredit),
-        ("bad_key", NotAuthorised),
-        ("server_error", OutcomeUnknown),
-        ("moderated", ContentRefused),
-        ("moderated_output", ContentRefused),
-        ("bad_gateway", OutcomeUnknown),
-        ("not_json", BadAnswer),
-        ("no_image", BadAnswer),
-        ("reset", OutcomeUnknown),
+        (name, fault, CASES[name].errors.get(fault, error))
+        for name in CASES
+        for fault, error in (
+            ("rate_limited", RateLimited),
+            ("no_credit", OutOfCredit),
+            ("bad_key", NotAuthorised),
+            ("server_error", OutcomeUnknown),
+            ("moderated", ContentRefused),
+            ("moderated_output", ContentRefused),
+            ("bad_gateway", OutcomeUnknown),
+            ("not_json", BadAnswer),
+            ("no_image", BadAnswer),
+            ("reset", OutcomeUnknown),
+        )
+        if fault not in CASES[name].lacks
     ],
 )
 def test_names_what_went_wrong(
@@ -117,6 +132,47 @@ def test_names_what_went_wrong(
         ("bfl", "expired_url", JobLost, "yes"),
         ("bfl", "foreign_image_url", BadAnswer, "yes"),
         ("bfl", "redirect_image", BadAnswer, "yes"),
+        ("replicate", "overloaded", OutcomeUnknown, "unknown"),
+        ("replicate", "failed", JobFailed, "unknown"),
+        ("replicate", "aborted", JobFailed, "no"),
+        ("replicate", "data_removed", JobLost, "yes"),
+        ("replicate", "job_lost", JobLost, "yes"),
+        ("replicate", "expired_url", JobLost, "yes"),
+        ("replicate", "foreign_image_url", BadAnswer, "yes"),
+        ("replicate", "redirect_image", BadAnswer, "yes"),
+        ("fal", "overloaded", OutcomeUnknown, "unknown"),
+        ("fal", "failed", JobFailed, "no"),
+        ("fal", "job_lost", JobLost, "yes"),
+        ("fal", "expired_url", JobLost, "yes"),
+        ("fal", "foreign_image_url", BadAnswer, "yes"),
+        ("fal", "redirect_image", BadAnswer, "yes"),
+        ("together", "overloaded", OutcomeUnknown, "unknown"),
+        ("together", "failed", OutcomeUnknown, "unknown"),
+        ("huggingface", "overloaded", Unavailable, "no"),
+        ("huggingface", "failed", OutcomeUnknown, "unknown"),
+        ("stability", "overloaded", OutcomeUnknown, "unknown"),
+        ("stability", "failed", JobFailed, "no"),
+        ("stability", "moderated", ContentRefused, "no"),
+        ("stability", "moderated_output", ContentRefused, "unknown"),
+        ("ideogram", "overloaded", OutcomeUnknown, "unknown"),
+        ("ideogram", "failed", OutcomeUnknown, "unknown"),
+        ("ideogram", "moderated_output", ContentRefused, "unknown"),
+        ("ideogram", "expired_url", JobLost, "yes"),
+        ("ideogram", "foreign_image_url", BadAnswer, "yes"),
+        ("ideogram", "redirect_image", BadAnswer, "yes"),
+        ("gemini", "overloaded", Unavailable, "no"),
+        ("gemini", "failed", JobFailed, "unknown"),
+        ("gemini", "text_only", JobFailed, "unknown"),
+        ("gemini", "moderated", ContentRefused, "unknown"),
+        ("midjourney", "overloaded", RateLimited, "no"),
+        ("midjourney", "active_limit:0", RateLimited, "no"),
+        ("midjourney", "no_account", Unavailable, "no"),
+        ("midjourney", "failed", JobFailed, "unknown"),
+        ("midjourney", "modal", JobFailed, "unknown"),
+        ("midjourney", "job_lost", JobLost, "yes"),
+        ("midjourney", "expired_url", JobLost, "yes"),
+        ("midjourney", "foreign_image_url", BadAnswer, "yes"),
+        ("midjourney", "redirect_image", BadAnswer, "yes"),
     ],
 )
 def test_knows_the_troubles_of_its_provider(
@@ -137,17 +193,20 @@ def test_knows_the_troubles_of_its_provider(
 
 
 def test_names_a_model_that_is_gone(buyer: Buyer, prompt: str) -> None:
-    with pytest.raises(ModelNotServed):
+    with pytest.raises(ProviderError) as caught:
         buyer.submit(prompt, route=replace(buyer.case.route, model="long-gone"))
 
+    assert type(caught.value) is buyer.case.errors.get("model", ModelNotServed)
 
+
+@pytest.mark.parametrize("name", [name for name in CASES if not CASES[name].takes_any_size])
 def test_names_a_request_the_provider_does_not_take(buyer: Buyer, prompt: str) -> None:
-    wrong = replace(buyer.case.request, size="48x48")
+    wrong = replace(buyer.case.request, **buyer.case.wrong)
 
     with pytest.raises(Refused) as caught:
         buyer.submit(prompt, request=wrong)
 
-    assert "size" in caught.value.message or "width" in caught.value.message
+    assert re.search(buyer.case.wrong_named, caught.value.message)
     assert caught.value.billed == "no"
 
 
@@ -213,7 +272,7 @@ def test_sends_nothing_when_no_time_is_left(connect: Connect, serve: Serve, name
     assert server.connections == 0
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].has_jobs])
+@with_jobs
 def test_a_job_outlives_the_process_that_bought_it(
     connect: Connect, sandbox: Sandbox, prompt: str, name: str
 ) -> None:
@@ -241,8 +300,8 @@ def test_a_job_ends_with_what_it_cost_and_its_seed(
     assert result.usage == {"cost_usd": 0.04}
 
 
-def test_goes_on_after_a_state_it_has_never_heard_of(connect: Connect, sandbox: Sandbox) -> None:
-    buyer = connect("bfl", f"{sandbox.url}/bfl")
+@with_polls
+def test_goes_on_after_a_state_it_has_never_heard_of(buyer: Buyer) -> None:
     outcome = buyer.submit("sim:unknown_status")
 
     for _ in range(20):
@@ -262,11 +321,11 @@ def test_is_not_misled_by_a_foreign_polling_address(
     assert len(result.pictures) == 1
 
 
+@with_polls
 @pytest.mark.parametrize("fault", ["rate_limited@poll", "server_error@poll*3", "reset@poll*2"])
 def test_trouble_with_a_poll_can_be_cured_by_the_next(
-    connect: Connect, sandbox: Sandbox, prompt: str, fault: str
+    buyer: Buyer, prompt: str, fault: str
 ) -> None:
-    buyer = connect("bfl", f"{sandbox.url}/bfl")
     outcome = buyer.submit(f"{prompt} sim:{fault}")
     assert isinstance(outcome, Job)
 
@@ -276,11 +335,11 @@ def test_trouble_with_a_poll_can_be_cured_by_the_next(
     assert caught.value.retryable
 
 
+@with_jobs
 @pytest.mark.parametrize("fault", ["reset@download*1", "server_error@download*1"])
 def test_a_download_that_fails_can_be_repeated(
-    connect: Connect, sandbox: Sandbox, prompt: str, fault: str
+    buyer: Buyer, sandbox: Sandbox, prompt: str, fault: str
 ) -> None:
-    buyer = connect("bfl", f"{sandbox.url}/bfl")
     job = buyer.submit(f"{prompt} sim:{fault}")
     with pytest.raises(Unavailable):
         buyer.finish(job)
@@ -291,13 +350,13 @@ def test_a_download_that_fails_can_be_repeated(
     assert sandbox.purchases(f"{prompt} sim:{fault}") == 1
 
 
-def test_downloads_carry_no_key(connect: Connect, sandbox: Sandbox, prompt: str) -> None:
-    buyer = connect("bfl", f"{sandbox.url}/bfl")
-    before = sandbox.calls("bfl")
+@with_jobs
+def test_downloads_carry_no_key(buyer: Buyer, sandbox: Sandbox, prompt: str) -> None:
+    before = sandbox.calls(buyer.name)
 
     buyer.finish(buyer.submit(prompt))
 
-    after = sandbox.calls("bfl")
+    after = sandbox.calls(buyer.name)
     assert after["downloads"] == before["downloads"] + 1
     assert after["downloads_with_key"] == 0
 
@@ -384,8 +443,7 @@ def test_is_not_misled_by_a_wait_that_makes_no_sense(
     with pytest.raises(RateLimited) as caught:
         connect(name, server.url).submit()
 
-    # What is assumed of a provider that names no wait.
-    assert caught.value.retry_after == (5 if name == "bfl" else None)
+    assert caught.value.retry_after == CASES[name].default_wait
 
 
 @pytest.mark.parametrize(
@@ -441,6 +499,7 @@ def test_judges_an_answer_without_words_by_its_status(
     assert len(server.seen) == 1
 
 
+@pytest.mark.parametrize("name", [n for n in CASES if isinstance(CASES[n].accepts(""), dict)])
 def test_unknown_fields_do_no_harm(connect: Connect, serve: Serve, name: str) -> None:
     server = serve()
     answer = CASES[name].accepts(server.url)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import email
+import email.message
+import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +13,10 @@ import jsonschema
 import pytest
 
 from common.errors import (
+    BadAnswer,
     ContentRefused,
     JobFailed,
+    JobLost,
     ModelNotServed,
     NotAuthorised,
     OutcomeUnknown,
@@ -23,10 +29,12 @@ from common.errors import (
 from common.task import ImageRequest
 from tests.contracts.cases import CASES, PNG
 from tests.contracts.conftest import Connect, read_document
-from tests.contracts.scripted import Reply, Scripted
+from tests.contracts.scripted import Reply, Scripted, Seen
 from workers.providers.base import Job, Outcome, Pictures
 
 Serve = Callable[..., Scripted]
+
+_PICTURES = re.compile(r"https://(?:replicate\.delivery|v3\.fal\.media)/[^\"]+")
 
 # What each response in examples.json must be read as: a type of outcome, or of error.
 EXPECTED: dict[str, dict[str, type]] = {
@@ -55,6 +63,85 @@ EXPECTED: dict[str, dict[str, type]] = {
         "validation": Refused,
         "no money": OutOfCredit,
         "too many": RateLimited,
+    },
+    "replicate": {
+        "accepted": Job,
+        "still running after wait": Job,
+        "done": Pictures,
+        "refused": ContentRefused,
+        "cancelled": JobFailed,
+        "aborted": JobFailed,
+        "expired": JobLost,
+        "no money": OutOfCredit,
+        "throttled": RateLimited,
+        "bad input": Refused,
+    },
+    "fal": {
+        "queued": Job,
+        "waiting": Job,
+        "running": Job,
+        "completed": Pictures,
+        "completed but failed": ContentRefused,
+        "result": Pictures,
+        "result, one blanked": Pictures,
+        "refused": ContentRefused,
+        "no money": OutOfCredit,
+        "runner gone": JobFailed,
+        "cancel OK": bool,
+        "cancel CANCELLATION_REQUESTED": bool,
+        "cancel ALREADY_COMPLETED": bool,
+        "cancel NOT_FOUND": bool,
+    },
+    "together": {"ok": Pictures, "ok url": Job, "bad key": NotAuthorised},
+    "huggingface": {"loading": Unavailable},
+    "stability": {
+        "ok json": Pictures,
+        "filtered json": ContentRefused,
+        "ok bytes": Pictures,
+        "bad_request": Refused,
+        "unauthorized": NotAuthorised,
+        "payment_required": OutOfCredit,
+        "content_moderation": ContentRefused,
+        "payload_too_large": Refused,
+        "invalid_language": Refused,
+        "rate_limit_exceeded": RateLimited,
+        "internal_error": JobFailed,
+    },
+    "midjourney": {
+        "submit code 1": Job,
+        "submit code 22": Job,
+        "submit code 21": Job,
+        "submit code 3": Unavailable,
+        "submit code 4": Refused,
+        "submit code 9": RateLimited,  # this one's queue is full
+        "submit code 23": RateLimited,
+        "submit code 24": ContentRefused,
+        "waiting": Job,
+        "running": Job,
+        "done": Pictures,
+        "failed": ContentRefused,
+        "unknown id": Job,
+    },
+    "ideogram": {
+        "ok": Job,
+        "one unsafe": Job,
+        "refused": ContentRefused,
+        "rate limit": RateLimited,
+    },
+    "gemini": {
+        "ok": Pictures,
+        "blocked": ContentRefused,
+        "finish IMAGE_SAFETY": ContentRefused,
+        "finish NO_IMAGE": JobFailed,
+        "error 400": NotAuthorised,
+        "error 402": OutOfCredit,
+        "error 404": ModelNotServed,
+        "error 503": Unavailable,
+        "quota": RateLimited,
+        # Of calls that are not made: nothing in them is taken for a picture.
+        "imagen ok": BadAnswer,
+        "imagen all filtered": BadAnswer,
+        "interaction ok": BadAnswer,
     },
 }
 
@@ -124,19 +211,21 @@ def test_every_request_is_well_formed(connect: Connect, serve: Serve, name: str)
         buyer.submit(request=request, route=route, count=buyer.provider.pictures_per_call)
 
         (sent,) = server.seen
-        content = document["paths"][sent.path]["post"]["requestBody"]["content"]
-        _check(sent.json(), content["application/json"]["schema"], document, case.newer)
-        assert sent.headers["content-type"] == "application/json"
+        post = document["paths"][case.document_path or sent.path]["post"]
+        kind = sent.headers["content-type"].partition(";")[0]
+        content = post["requestBody"]["content"][kind]
+        body = sent.json() if kind == "application/json" else form_fields(sent)
+        _check(body, content["schema"], document, case.newer)
 
 
 def test_the_checker_notices_a_misspelt_field(name: str) -> None:
     case = CASES[name]
     document = read_document(f"openapi/{case.documents}.json")
-    post = document["paths"][case.submit_path]["post"]
-    schema = post["requestBody"]["content"]["application/json"]["schema"]
+    post = document["paths"][case.document_path or case.submit_path]["post"]
+    content = next(iter(post["requestBody"]["content"].values()))
 
     with pytest.raises(AssertionError, match="promt"):
-        _check({"prompt": "x", "promt": "x"}, schema, document, {})
+        _check({"prompt": "x", "promt": "x"}, content["schema"], document, {})
 
 
 def test_a_name_of_a_person_is_not_passed_on(connect: Connect, serve: Serve, name: str) -> None:
@@ -144,31 +233,53 @@ def test_a_name_of_a_person_is_not_passed_on(connect: Connect, serve: Serve, nam
     server.replies = [Reply(CASES[name].accepts(server.url))]
 
     connect(name, server.url, sandbox=True).submit(
-        request=ImageRequest("any", "x", user="ada@example.org")
+        request=ImageRequest("any", "x", user="somebody@example.org")
     )
 
-    assert b"ada" not in server.seen[0].body
+    assert b"somebody" not in server.seen[0].body
 
 
 def _read(
     connect: Connect, serve: Serve, name: str, example: dict[str, Any]
-) -> Outcome | ProviderError:
+) -> Outcome | ProviderError | bool:
     server = serve()
     picture = Reply(PNG)
+    headers = {name.title(): value for name, value in example.get("headers", {}).items()}
+    body = example["body"] or {}
     # Pictures lie on hosts that cannot be reached from here.
-    body = example["body"]
+    if body.get("imageUrl"):
+        body = body | {"imageUrl": f"{server.url}/grid.png"}
+    links = f"{server.url}/picture.png"
+    body = json.loads(_PICTURES.sub(links, json.dumps(body)))
     result = body.get("result")
     if isinstance(result, dict):
         body = body | {"result": result | {"sample": f"{server.url}/sample.png"}}
-    answer = Reply(body, example["status"], example.get("headers", {}))
+    is_picture = headers.get("Content-Type", "").startswith("image/")
+    answer = Reply(PNG if is_picture else body, example["status"], headers)
     buyer = connect(name, server.url, sandbox=True)
-    server.replies = [answer, picture]
+    server.replies = [*CASES[name].script(example["name"], answer, server.url), picture]
+    job = Job("job-1", CASES[name].job_state)
     try:
-        if example.get("method") == "GET":
-            return buyer.provider.poll(Job("job-1"), timeout=5)
+        if example.get("method") == "GET" or example["name"] in CASES[name].polled:
+            return buyer.provider.poll(job, timeout=5)
+        if example["name"].startswith("cancel "):
+            return buyer.provider.cancel(job, timeout=5)
         return buyer.submit()
     except ProviderError as error:
         return error
+
+
+def form_fields(sent: Seen) -> dict[str, Any]:
+    """The fields of a form; what looks like a number is one."""
+    head = f"Content-Type: {sent.headers['content-type']}\r\n\r\n"
+    form = email.message_from_bytes(head.encode() + sent.body)
+    fields: dict[str, Any] = {}
+    for part in form.get_payload():
+        assert isinstance(part, email.message.Message)
+        text = str(part.get_payload())
+        name = str(part.get_param("name", header="Content-Disposition"))
+        fields[name] = int(text) if text.isdecimal() else text
+    return fields
 
 
 def _check(body: Any, schema: Any, document: Any, newer: dict[str, Any]) -> None:
@@ -177,6 +288,9 @@ def _check(body: Any, schema: Any, document: Any, newer: dict[str, Any]) -> None
     properties = schema["properties"] | newer
     unknown = set(body) - set(properties)
     assert not unknown, f"fields the provider does not know: {sorted(unknown)}"
+    for name, value in body.items():
+        if isinstance(value, dict) and "$ref" in properties[name]:
+            _check(value, properties[name], document, {})
     whole = schema | {"properties": properties, "components": document["components"]}
     jsonschema.Draft202012Validator(_without_nullable(whole)).validate(body)
 

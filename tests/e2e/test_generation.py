@@ -19,6 +19,11 @@ from tests.stack import Stack
         ("dall-e-2", "512x512"),
         ("flux-pro", "512x512"),
         ("flux-pro", "1344x768"),
+        ("flux-schnell", "1344x768"),
+        ("stable-diffusion-3", "512x512"),
+        ("midjourney", "512x512"),
+        ("ideogram-v3", "512x512"),
+        ("ideogram-v3", "1248x832"),
     ],
 )
 def test_the_picture_has_the_size_that_was_asked_for(stack: Stack, model: str, size: str) -> None:
@@ -35,6 +40,17 @@ def test_the_picture_has_the_size_that_was_asked_for(stack: Stack, model: str, s
     assert answer.headers["Content-Type"] == "image/png"
     assert len(stack.purchases(prompt)) == 1
     assert task["sandbox"] is True
+
+
+def test_a_picture_keeps_the_format_that_its_provider_chose(stack: Stack) -> None:
+    task = stack.finished(stack.submit("a lighthouse", "gemini-image", size="1376x768", n=2))
+
+    assert task["status"] == "completed", task
+    for image in task["data"]:
+        answer = requests.get(image["url"], timeout=30)
+        picture = Image.open(io.BytesIO(answer.content))
+        assert (picture.format, picture.size) == ("JPEG", (1376, 768))
+        assert answer.headers["Content-Type"] == "image/jpeg"
 
 
 def test_several_pictures_are_bought_once_each(stack: Stack) -> None:
@@ -127,4 +143,14 @@ def test_the_outcomes_rank_the_models(stack: Stack) -> None:
 
     ours = next(model for model in models if model["id"] == "flux-pro")
     assert ours["image"]["available"] is True
-    assert {model["id"] for model in models} == {"dall-e-3", "dall-e-2", "flux-pro"}
+    usable = {
+        "dall-e-3",
+        "dall-e-2",
+        "flux-pro",
+        "flux-schnell",
+        "midjourney",
+        "ideogram-v3",
+        "stable-diffusion-3",
+        "gemini-image",
+    }
+    assert {model["id"] for model in models} >= usable

@@ -162,6 +162,10 @@ class Documents:
             if sample["provider"] == provider and sample["kind"] == "request"
         ]
 
+    def schemas(self, document: str) -> Any:
+        """The components of a document, by name."""
+        return json.loads((self.folder / "openapi" / document).read_text())["components"]["schemas"]
+
     def paths(self, document: str) -> list[str]:
         return list(json.loads((self.folder / "openapi" / document).read_text())["paths"])
 

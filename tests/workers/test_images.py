@@ -197,3 +197,61 @@ def test_any_other_size_is_kept_and_told(width: int, height: int) -> None:
 
 def test_pictures_are_not_in_representations() -> None:
     assert "PNG" not in repr(check(picture()))
+
+
+def grid(kind: str = "PNG", size: tuple[int, int] = (128, 96)) -> bytes:
+    """Four pictures, each of one colour: red, green, blue and white in reading order."""
+    image = Image.new("RGB", size, "white")
+    width, height = size[0] // 2, size[1] // 2
+    for colour, corner in (
+        ("red", (0, 0)),
+        ("lime", (size[0] - width, 0)),
+        ("blue", (0, size[1] - height)),
+    ):
+        image.paste(colour, (*corner, corner[0] + width, corner[1] + height))
+    out = io.BytesIO()
+    image.save(out, kind, **({} if kind == "PNG" else {"quality": 95}))
+    return out.getvalue()
+
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("quarter", range(4))
+def test_a_quarter_of_a_grid_is_a_picture_of_its_own(kind: str, quarter: int) -> None:
+    image = verify(grid(kind), REQUEST, LIMITS, quarter=quarter)
+
+    assert (image.format, image.width, image.height) == (kind.lower(), 64, 48)
+    found = opened(image)
+    assert found.size == (64, 48)
+    for at in ((8, 8), (54, 38)):  # lossy formats blur the border
+        assert found.convert("RGB").getpixel(at) == pytest.approx(COLOURS[quarter], abs=16)
+    if kind == "PNG":
+        assert found.info["prompt"] == REQUEST.prompt
+
+
+@pytest.mark.parametrize("quarter", range(4))
+def test_quarters_of_odd_sides_are_all_of_one_size(quarter: int) -> None:
+    image = verify(grid(size=(129, 97)), REQUEST, LIMITS, quarter=quarter)
+
+    assert opened(image).size == (64, 48)
+    assert opened(image).getcolors() == [(64 * 48, COLOURS[quarter])]
+
+
+def test_a_quarter_larger_than_asked_is_scaled_down() -> None:
+    image = verify(grid(size=(512, 384)), REQUEST, LIMITS, quarter=1)
+
+    assert (image.width, image.height) == opened(image).size == (64, 48)
+
+
+def test_a_grid_is_held_to_the_limits_as_a_whole() -> None:
+    limits = ImageLimits(bytes=1_000_000, pixels=128 * 96 - 1)
+
+    with pytest.raises(BadAnswer, match="pixels"):
+        verify(grid(), REQUEST, limits, quarter=0)
+
+
+def test_nothing_can_be_cut_from_a_line() -> None:
+    with pytest.raises(BadAnswer, match="too small"):
+        verify(picture(1, 8), REQUEST, LIMITS, quarter=0)

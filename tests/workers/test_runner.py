@@ -194,6 +194,18 @@ def test_a_provider_that_makes_several_at_a_time_is_asked_once(shop: Workshop) -
     assert len(result.images) == 3
 
 
+def test_a_grid_is_kept_as_the_pictures_it_shows(shop: Workshop) -> None:
+    grid = picture(128, 96, noisy=True)
+    provider = PlainInFours(
+        lambda first, count: Pictures(tuple(Picture(grid, quarter=at) for at in range(count)))
+    )
+
+    result = shop.run(provider, n=4)
+
+    assert [(image.width, image.height) for image in result.images] == [(64, 48)] * 4
+    assert len({image.sha256 for image in result.images}) == 4
+
+
 def test_progress_is_told_and_never_falls(shop: Workshop) -> None:
     held = shop.claim()
     told = []
@@ -338,6 +350,8 @@ def test_only_what_was_turned_away_is_asked_for_again(shop: Workshop) -> None:
     result = shop.run(provider, until(lambda: shop.store.claim(held.task.id, "worker")))
 
     assert sorted(provider.submits) == [(0, 1), (1, 1), (1, 1), (2, 1)]
+    # A call that is made again has the name it had.
+    assert sorted(provider.keys) == [f"{held.task.id}/{first}" for first in (0, 1, 1, 2)]
     assert len(result.images) == 3
     assert result.missing == ()
     assert result.usage["cost_usd"] == 0.12

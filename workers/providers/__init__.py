@@ -7,14 +7,30 @@ from collections.abc import Mapping
 from common.settings import ProviderAccess
 from workers.providers.base import Provider
 from workers.providers.bfl import BlackForestLabs
+from workers.providers.fal import Fal
+from workers.providers.gemini import Gemini
 from workers.providers.http import Http
+from workers.providers.huggingface import HuggingFace
+from workers.providers.ideogram import Ideogram
+from workers.providers.midjourney import Midjourney
 from workers.providers.openai import OpenAI
+from workers.providers.replicate import Replicate
+from workers.providers.stability import Stability
+from workers.providers.together import Together
 
 __all__ = ["PROVIDERS", "make_providers"]
 
 PROVIDERS: dict[str, type[Provider]] = {
     "openai": OpenAI,
     "bfl": BlackForestLabs,
+    "replicate": Replicate,
+    "fal": Fal,
+    "together": Together,
+    "huggingface": HuggingFace,
+    "stability": Stability,
+    "midjourney": Midjourney,
+    "ideogram": Ideogram,
+    "gemini": Gemini,
 }
 """Every adapter, by the name that routes of the catalog call it."""
 

@@ -6,24 +6,44 @@ because some providers answer with pictures, some with a job to ask about, some 
 
 from __future__ import annotations
 
+import hashlib
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+
+import pybase64
 
 from common.catalog import Route
 from common.task import ImageRequest
 from workers.providers.http import Http
 
-__all__ = ["Job", "Outcome", "Picture", "Pictures", "Provider"]
+__all__ = [
+    "Job",
+    "Outcome",
+    "Picture",
+    "Pictures",
+    "Provider",
+    "anonymous",
+    "from_base64",
+    "nearest_ratio",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The bytes as the provider sent them: untrusted until `workers.images` has verified them."""
+    """The bytes as the provider sent them: untrusted until `workers.images` has verified them.
+
+    `quarter` when they show four pictures, two by two, and this is one of them: 0 upper left,
+    1 upper right, 2 lower left, 3 lower right. `workers.images` cuts it out, because whoever cuts
+    has to decode, and only there are bytes decoded: within limits, and off the event loop.
+    """
 
     data: bytes = field(repr=False)
     revised_prompt: str | None = None
     seed: int | None = None
+    quarter: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +84,21 @@ class Provider(ABC):
 
     @abstractmethod
     def submit(
-        self, request: ImageRequest, route: Route, *, count: int, first: int, timeout: float
+        self,
+        request: ImageRequest,
+        route: Route,
+        *,
+        count: int,
+        first: int,
+        timeout: float,
+        key: str = "",
     ) -> Outcome:
         """Buy `count` pictures, numbers `first` and following of the task.
 
         `first` keeps fanned-out calls apart: a given seed is used as seed + first. `timeout` is
         the number of seconds after which the whole call must be over, body included.
+        `key` names the call: the same for the same call of the same task. Adapters that have no
+        use for it ignore it.
         Raises a `common.errors.ProviderError`; `OutcomeUnknown` when the request was sent and
         its fate is not known.
         """
@@ -89,3 +118,34 @@ class Provider(ABC):
         `ProviderError` when the provider could not be asked.
         """
         return False
+
+
+def anonymous(user: str) -> str:
+    """64 hexadecimal digits that stand for a caller's `user`: only equality matters to providers,
+    whoever it is stays with us."""
+    return hashlib.sha256(b"darkroom user " + user.encode("utf-8", "replace")).hexdigest()
+
+
+def from_base64(text: object) -> bytes | None:
+    """The bytes that an answer's base64 stands for, with or without a `data:` prefix.
+
+    None when it stands for none: no text, empty, or not base64.
+    """
+    if not isinstance(text, str):
+        return None
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return pybase64.b64decode(text, validate=True) or None
+    except ValueError:
+        return None
+
+
+def nearest_ratio(width: int, height: int, ratios: Iterable[str]) -> str:
+    """Of `ratios`, such as `16:9`, the one whose shape is most like width x height."""
+
+    def distance(ratio: str) -> float:
+        across, down = ratio.split(":")
+        return abs(math.log(width / height) - math.log(int(across) / int(down)))
+
+    return min(ratios, key=distance)

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from common.catalog import Route
 from common.errors import BadAnswer, ContentRefused, JobFailed, JobLost
 from common.task import ImageRequest
-from workers.providers.base import Job, Outcome, Picture, Pictures, Provider
+from workers.providers.base import Job, Outcome, Picture, Pictures, Provider, nearest_ratio
 from workers.providers.transport import Answer
 
 __all__ = ["BlackForestLabs"]
@@ -35,7 +35,14 @@ class BlackForestLabs(Provider):
     auth = ("x-key", "")
 
     def submit(
-        self, request: ImageRequest, route: Route, *, count: int, first: int, timeout: float
+        self,
+        request: ImageRequest,
+        route: Route,
+        *,
+        count: int,
+        first: int,
+        timeout: float,
+        key: str = "",
     ) -> Outcome:
         answer = self._api.post(
             f"/v1/{route.model}",
@@ -96,20 +103,12 @@ def _body(request: ImageRequest, route: Route, first: int) -> dict[str, Any]:
     size = route.upstream_size or request.size
     width, height = (int(side) for side in size.split("x"))
     if "ultra" in route.model or "kontext" in route.model:
-        body["aspect_ratio"] = request.aspect_ratio or _ratio(width, height)
+        body["aspect_ratio"] = request.aspect_ratio or nearest_ratio(width, height, _RATIOS)
     else:
         body |= {"width": width, "height": height}
     if request.seed is not None:
         body["seed"] = request.seed + first
     return body
-
-
-def _ratio(width: int, height: int) -> str:
-    def distance(ratio: str) -> float:
-        across, down = ratio.split(":")
-        return abs(math.log(width / height) - math.log(int(across) / int(down)))
-
-    return min(_RATIOS, key=distance)
 
 
 def _wait(answer: Answer) -> float | None:

@@ -21,6 +21,7 @@ from urllib.parse import urljoin, urlsplit
 import orjson
 import requests
 import requests.utils
+from urllib3 import encode_multipart_formdata
 
 from common.errors import (
     BadAnswer,
@@ -111,22 +112,30 @@ class Http:
         self._foreign = Transport(concurrency, guarded=True)
 
     def post(
-        self, path: str, body: Mapping[str, Any], *, deadline: float, pictures: int = 0
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        deadline: float,
+        pictures: int = 0,
+        multipart: bool = False,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send a call that may cost money, once. `pictures`: how many the answer may hold, in
-        base64.
+        """Send a call that may cost money, once, as JSON or as the fields of `multipart/form-data`.
 
+        `pictures`: how many the answer may hold, as they are or in base64. `headers` come on top
+        of the usual ones, and replace those of the same name.
         Returns the answer whatever its status. Raises Unavailable when nothing was sent,
         OutcomeUnknown when that is not sure, Refused for a body that is not Unicode text, and
         BadAnswer for a success beyond all size.
         """
-        limit = JSON_BYTES + pictures * (self._max_image_bytes * 4 // 3)
-        headers = self._headers | {"Content-Type": "application/json"}
+        limit = self._limit(pictures)
         try:
-            data = orjson.dumps(body)
-        except orjson.JSONEncodeError as error:
+            data, kind = _multipart(body) if multipart else (orjson.dumps(body), "application/json")
+        except (orjson.JSONEncodeError, UnicodeEncodeError) as error:
             raise Refused("The request holds text that is not valid Unicode.") from error
-        request = requests.Request("POST", self._base + path, headers=headers, data=data).prepare()
+        sent = {**self._headers, **(headers or {}), "Content-Type": kind}
+        request = requests.Request("POST", self._base + path, headers=sent, data=data).prepare()
         try:
             return self._exchange(self._own, request, deadline, limit)
         except TooLarge as error:
@@ -142,28 +151,37 @@ class Http:
             text = f"{self._provider} could not be reached: {trouble}."
             raise Unavailable(text) from trouble
 
-    def get(self, url: str, *, hosts: Collection[str] = (), deadline: float) -> Answer:
+    def get(
+        self,
+        url: str,
+        *,
+        hosts: Collection[str] = (),
+        deadline: float,
+        pictures: int = 0,
+        verdicts: Collection[int] = (404, 410),
+    ) -> Answer:
         """Ask for JSON, with the key. `url` is a path below the base URL or came from an answer.
 
-        Returns an answer that is a success or says that there is no such thing (404, 410).
+        `pictures`: how many the answer may hold in base64. Returns an answer that is a success or
+        has one of the statuses `verdicts`, which tell how the work ended; as a rule only that
+        there is no such thing.
         Everything else can be cured by a later look, as far as anybody knows, and must not end
         work that is paid for: raises RateLimited or Unavailable. Raises BadAnswer for a URL that
         `admits` does not take.
         """
-        url = self._base + url if url.startswith("/") else url
-        try:
-            request, transport = self._prepare(url, hosts, self._headers)
-        except Forbidden as error:
-            raise BadAnswer(f"{self._provider} named an address to ask at: {error}.") from error
         deadline = min(deadline, time.monotonic() + GET_SECONDS)
-        try:
-            answer = self._exchange(transport, request, deadline, JSON_BYTES)
-        except (Trouble, TooLarge, Forbidden) as trouble:
-            text = f"{self._provider} could not be asked: {trouble}."
-            raise Unavailable(text) from trouble
-        if answer.ok or answer.status in (404, 410):
+        answer = self._ask("GET", url, hosts, deadline, self._limit(pictures))
+        if answer.ok or answer.status in verdicts:
             return answer
         raise self.error(answer, RateLimited if answer.status == 429 else Unavailable)
+
+    def put(self, url: str, *, hosts: Collection[str] = (), deadline: float) -> Answer:
+        """Ask for what costs nothing, such as an end to work; with the key, and no body.
+
+        `url` as with `get`. Returns the answer whatever its status. Raises Unavailable when none
+        came, and BadAnswer for a URL that `admits` does not take.
+        """
+        return self._ask("PUT", url, hosts, deadline, JSON_BYTES)
 
     def download(self, url: str, *, hosts: Collection[str] = (), deadline: float) -> bytes:
         """Fetch a picture from an address that came from an answer, never with the key.
@@ -260,11 +278,29 @@ class Http:
             )
         raise self.error(answer, RateLimited if answer.status == 429 else Unavailable)
 
+    def _limit(self, pictures: int) -> int:
+        """Bytes of an answer with so many pictures, which base64 makes longer by a third."""
+        return JSON_BYTES + pictures * (self._max_image_bytes * 4 // 3)
+
+    def _ask(
+        self, method: str, url: str, hosts: Collection[str], deadline: float, limit: int
+    ) -> Answer:
+        url = self._base + url if url.startswith("/") else url
+        try:
+            request, transport = self._prepare(url, hosts, self._headers, method)
+        except Forbidden as error:
+            raise BadAnswer(f"{self._provider} named an address to ask at: {error}.") from error
+        try:
+            return self._exchange(transport, request, deadline, limit)
+        except (Trouble, TooLarge, Forbidden) as trouble:
+            text = f"{self._provider} could not be asked: {trouble}."
+            raise Unavailable(text) from trouble
+
     def _prepare(
-        self, url: str, hosts: Collection[str], headers: Mapping[str, str]
+        self, url: str, hosts: Collection[str], headers: Mapping[str, str], method: str = "GET"
     ) -> tuple[requests.PreparedRequest, Transport]:
         try:
-            request = requests.Request("GET", url, headers=dict(headers)).prepare()
+            request = requests.Request(method, url, headers=dict(headers)).prepare()
             # Looked at as it will be used, so that no second reading of it can differ.
             target = urlsplit(str(request.url))
             where = origin(str(request.url))
@@ -293,6 +329,11 @@ class Http:
         return transport.exchange(request, deadline=deadline, limit=limit, proxies=proxies)
 
 
+def _multipart(fields: Mapping[str, Any]) -> tuple[bytes, str]:
+    """The body and its content type; every value as text."""
+    return encode_multipart_formdata({name: str(fields[name]).encode() for name in fields})
+
+
 def _said(answer: Answer) -> str:
     """The provider's own words, in any of the shapes that image APIs give their errors."""
     match answer.json():
@@ -302,7 +343,7 @@ def _said(answer: Answer) -> str:
             return text
         case {"error": str(text)} | {"detail": str(text)}:
             return text
-        case {"detail": [*problems]}:
+        case {"detail": [*problems]} | {"error": [*problems]} | {"errors": [*problems]}:
             return "; ".join(_problem(problem) for problem in problems)
     if answer.headers.get("Content-Type", "").startswith("text/plain"):
         return answer.body.decode("utf-8", "replace")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from typing import Any
-
-import pybase64
 
 from common.catalog import Route
 from common.errors import (
@@ -20,7 +17,15 @@ from common.errors import (
     Unavailable,
 )
 from common.task import ImageRequest
-from workers.providers.base import Job, Outcome, Picture, Pictures, Provider
+from workers.providers.base import (
+    Job,
+    Outcome,
+    Picture,
+    Pictures,
+    Provider,
+    anonymous,
+    from_base64,
+)
 from workers.providers.transport import Answer
 
 __all__ = ["OpenAI"]
@@ -66,7 +71,14 @@ class OpenAI(Provider):
     pictures_per_call = 10
 
     def submit(
-        self, request: ImageRequest, route: Route, *, count: int, first: int, timeout: float
+        self,
+        request: ImageRequest,
+        route: Route,
+        *,
+        count: int,
+        first: int,
+        timeout: float,
+        key: str = "",
     ) -> Outcome:
         answer = self._api.post(
             "/images/generations",
@@ -108,9 +120,7 @@ class OpenAI(Provider):
             "moderation": request.moderation,
         }
         if self._is_openai and request.user is not None:
-            # Only equality matters to them: whoever it is stays with us.
-            digest = hashlib.sha256(b"darkroom user " + request.user.encode("utf-8", "replace"))
-            fields["safety_identifier"] = digest.hexdigest()
+            fields["safety_identifier"] = anonymous(request.user)
         if not self._is_openai and not route.model.startswith(("gpt-image", "chatgpt-image")):
             # The default is `url` in some servers and refused by others; GPT image models, also
             # behind a reseller, refuse the parameter.
@@ -189,17 +199,9 @@ def _picture(item: dict[str, Any]) -> Picture | None:
     """The picture an item carries in itself, as base64 with or without `data:`, in either field."""
     for name in ("b64_json", "url"):
         text = item.get(name)
-        if not isinstance(text, str):
+        if name == "url" and not str(text).startswith("data:"):
             continue
-        if text.startswith("data:"):
-            text = text.partition(",")[2]
-        elif name == "url":
-            continue
-        try:
-            data = pybase64.b64decode(text, validate=True)
-        except ValueError:
-            continue
-        if data:
+        if data := from_base64(text):
             return Picture(data, revised_prompt=_revised_prompt(item))
     return None
 

@@ -4,11 +4,30 @@ from collections.abc import Callable
 
 from flask import Blueprint
 
-from ops.sandbox.dialects import bfl, openai
+from ops.sandbox.dialects import (
+    bfl,
+    fal,
+    gemini,
+    huggingface,
+    ideogram,
+    midjourney,
+    openai,
+    replicate,
+    stability,
+    together,
+)
 from ops.sandbox.dialects.base import Desk
 
 DIALECTS: dict[str, Callable[[Desk], Blueprint]] = {
     "openai": openai.make_blueprint,
     "bfl": bfl.make_blueprint,
+    "replicate": replicate.make_blueprint,
+    "fal": fal.make_blueprint,
+    "together": together.make_blueprint,
+    "huggingface": huggingface.make_blueprint,
+    "stability": stability.make_blueprint,
+    "midjourney": midjourney.make_blueprint,
+    "ideogram": ideogram.make_blueprint,
+    "gemini": gemini.make_blueprint,
 }
 """By provider, which is also the first part of the path it is served under."""

@@ -18,6 +18,8 @@ HANG_SECONDS = 600.0
 FOREIGN = "http://169.254.169.254"
 """Where a client must never be led: the address of a cloud machine's own secrets."""
 
+_KEY_HEADERS = ("Authorization", "X-Key", "Mj-Api-Secret", "Api-Key", "X-Goog-Api-Key")
+
 _PAGE = "<html><head><title>{0}</title></head><body><h1>{0}</h1><hr>proxy</body></html>\n"
 
 
@@ -34,9 +36,7 @@ class Desk:
 
     def enter(self, call: Call) -> None:
         """Count the call; it is open until the last byte of its answer is sent."""
-        leaked = call == "download" and any(
-            name in request.headers for name in ("Authorization", "X-Key")
-        )
+        leaked = call == "download" and any(name in request.headers for name in _KEY_HEADERS)
         self.calls.enter(self.provider, call, leaked_key=leaked)
 
         @after_this_request

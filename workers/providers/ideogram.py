@@ -1,0 +1,147 @@
+"""Ideogram: answers with short-lived addresses of pictures, but for those it thinks unsafe."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from common.catalog import Route
+from common.errors import BadAnswer, ContentRefused, ProviderError
+from common.task import ImageRequest
+from workers.providers.base import Job, Outcome, Picture, Pictures, Provider
+from workers.providers.transport import Answer
+
+__all__ = ["Ideogram"]
+
+# What the model can draw, width by height; it knows no others, and none of them is small.
+_RESOLUTIONS = (
+    "512x1536", "576x1408", "576x1472", "576x1536", "640x1344", "640x1408", "640x1472",
+    "640x1536", "704x1152", "704x1216", "704x1280", "704x1344", "704x1408", "704x1472",
+    "736x1312", "768x1088", "768x1216", "768x1280", "768x1344", "800x1280", "832x960",
+    "832x1024", "832x1088", "832x1152", "832x1216", "832x1248", "864x1152", "896x960",
+    "896x1024", "896x1088", "896x1120", "896x1152", "960x832", "960x896", "960x1024",
+    "960x1088", "1024x832", "1024x896", "1024x960", "1024x1024", "1088x768", "1088x832",
+    "1088x896", "1088x960", "1120x896", "1152x704", "1152x832", "1152x864", "1152x896",
+    "1216x704", "1216x768", "1216x832", "1248x832", "1280x704", "1280x768", "1280x800",
+    "1312x736", "1344x640", "1344x704", "1344x768", "1408x576", "1408x640", "1408x704",
+    "1472x576", "1472x640", "1472x704", "1536x512", "1536x576", "1536x640",
+)  # fmt: skip
+
+_SEEDS = 2**31
+_PICTURE_HOSTS = (".ideogram.ai",)
+
+# Dollars per picture by rendering speed, from the price list of 2026-11; answers do not tell.
+_PRICES = {"TURBO": 0.03, "DEFAULT": 0.06, "QUALITY": 0.09}
+
+
+class Ideogram(Provider):
+    """`POST {base}/v1/{model}/generate`, one call for up to eight pictures.
+
+    What the addresses hold is fetched by `poll`, so that a failed download never leads to buying
+    again. A picture that the provider keeps back as unsafe is missing from the result.
+    """
+
+    name = "ideogram"
+    auth = ("Api-Key", "")
+    pictures_per_call = 8
+    poll_every = 0.0  # the pictures are there when their addresses are
+
+    def submit(
+        self,
+        request: ImageRequest,
+        route: Route,
+        *,
+        count: int,
+        first: int,
+        timeout: float,
+        key: str = "",
+    ) -> Outcome:
+        body = _body(request, route, count, first)
+        answer = self._api.post(
+            f"/v1/{route.model}/generate", body, deadline=time.monotonic() + timeout
+        )
+        if not answer.ok:
+            raise self._error(answer)
+        return self._outcome(answer, speed=body["rendering_speed"])
+
+    def poll(self, job: Job, *, timeout: float) -> Outcome:
+        deadline = time.monotonic() + timeout
+        pictures = tuple(
+            Picture(
+                self._api.download(entry["url"], hosts=_PICTURE_HOSTS, deadline=deadline),
+                revised_prompt=entry.get("revised_prompt"),
+                seed=entry.get("seed"),
+            )
+            for entry in job.state["pictures"]
+        )
+        return Pictures(pictures, job.usage)
+
+    def _error(self, answer: Answer) -> ProviderError:
+        # The only error with a published body; other statuses explain themselves.
+        match answer.status, answer.json():
+            case 422, {"error": str(text)} if "safety" in text.lower():
+                return self._api.error(answer, ContentRefused)
+        return self._api.error(answer)
+
+    def _outcome(self, answer: Answer, *, speed: str) -> Outcome:
+        told = answer.json().get("data")
+        items = [item for item in told if isinstance(item, dict)] if isinstance(told, list) else []
+        links = [entry for item in items if (entry := self._link(item))]
+        if links:
+            return Job("pictures", {"pictures": links}, usage=_usage(speed, len(items)))
+        if any(item.get("is_image_safe") is False for item in items):
+            raise ContentRefused("ideogram refused the picture after making it.")
+        raise BadAnswer(
+            "ideogram answered without the address of a picture.",
+            billed="yes" if items else "unknown",
+        )
+
+    def _link(self, item: dict[str, Any]) -> dict[str, Any] | None:
+        url = item.get("url")
+        if item.get("is_image_safe") is False or not isinstance(url, str) or not url:
+            return None
+        if len(url) > 8000:
+            return None
+        link: dict[str, Any] = {"url": self._api.absolute(url)}
+        prompt, seed = item.get("prompt"), item.get("seed")
+        if isinstance(prompt, str) and prompt:
+            link["revised_prompt"] = prompt
+        if isinstance(seed, int) and not isinstance(seed, bool):
+            link["seed"] = seed
+        return link
+
+
+def _body(request: ImageRequest, route: Route, count: int, first: int) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "prompt": request.prompt,
+        "resolution": _resolution(route.upstream_size or request.size),
+        "rendering_speed": route.quality.get(request.quality or "standard", "DEFAULT"),
+        "num_images": count,
+    }
+    if request.negative_prompt:
+        body["negative_prompt"] = request.negative_prompt
+    if request.seed is not None:
+        body["seed"] = (request.seed + first) % _SEEDS
+    return body
+
+
+def _usage(speed: str, count: int) -> dict[str, Any]:
+    # Counts those kept back as well: whether they are charged is not published.
+    if (price := _PRICES.get(speed)) is None:
+        return {}
+    return {"cost_usd": round(price * count, 6), "cost_estimated": True}
+
+
+def _resolution(size: str) -> str:
+    """The size itself where the model has it, else the one most like it: in shape, then in area."""
+    if size in _RESOLUTIONS:
+        return size
+    width, height = map(int, size.split("x"))
+
+    def distance(resolution: str) -> tuple[float, float]:
+        across, down = map(int, resolution.split("x"))
+        shape = abs(math.log(width / height) - math.log(across / down))
+        return round(shape, 6), abs(math.log(width * height) - math.log(across * down))
+
+    return min(_RESOLUTIONS, key=distance)
