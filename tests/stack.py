@@ -59,7 +59,8 @@ class Stack:
             "sandbox": [sys.executable, "-m", "ops.sandbox"],
             "valkey": [
                 str(get_binary_path()),
-                *("--port", str(ports["valkey"]), "--dir", str(directory), "--save", ""),
+                *("--bind", "127.0.0.1", "--port", str(ports["valkey"])),
+                *("--dir", str(directory), "--save", ""),
                 *("--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning"),
             ],
         }
