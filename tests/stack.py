@@ -53,7 +53,7 @@ class Stack:
             **settings,
         }
         procfile = (ROOT / "Procfile").read_text().splitlines()
-        self._commands = {
+        self.commands = {
             name: shlex.split(line) for name, _, line in (row.partition(":") for row in procfile)
         } | {
             "sandbox": [sys.executable, "-m", "ops.sandbox"],
@@ -70,7 +70,7 @@ class Stack:
         for name in names:
             log = (self.directory / f"{name}.log").open("ab")
             self._processes[name] = subprocess.Popen(
-                self._commands[name.partition(".")[0]],
+                self.commands[name.partition(".")[0]],
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +40,22 @@ def test_a_job_outlives_its_worker(stack: Stack) -> None:
 
     assert stack.finished(task)["status"] == "completed"
     assert len(stack.purchases(prompt)) == 1
+
+
+def test_a_task_that_celery_kills_by_its_limit_ends_in_its_record(
+    tmp_path: Path,
+) -> None:
+    """Cut off in the middle of a paid call: said so, bought once, and the worker goes on."""
+    stack = Stack(tmp_path)
+    celery = "-m gevent.monkey --module celery -A workers.celery worker -P gevent -c 20"
+    stack.commands["worker"] = [sys.executable, *celery.split(), "--time-limit", "2"]
+    try:
+        stack.start_all()
+        end = stack.finished(stack.submit("too long sim:slow:60", "dall-e-2"))
+
+        assert end["error_detail"]["code"] == "outcome_unknown"
+        assert len(stack.purchases("too long")) == 1
+        assert stack.finished(stack.submit("still at work"))["status"] == "completed"
+    finally:
+        stack.redis.close()
+        stack.stop()

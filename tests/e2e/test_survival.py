@@ -137,6 +137,8 @@ def test_an_orderly_stop_hands_waiting_jobs_over(fragile: Stack) -> None:
 
     assert end["status"] == "completed"
     assert len(fragile.purchases(prompt)) == 1
-    assert fragile.redis.hget(f"darkroom:task:{task['id']}", "losses") == "0"
+    record = fragile.redis.hgetall(f"darkroom:task:{task['id']}")
+    # Claimed a second time, and not because its holder was lost: it was handed over.
+    assert (record["generation"], record["losses"]) == ("2", "0")
     fragile.start("worker")
     fragile.kill("worker.2", signal.SIGTERM)
