@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from common.catalog import Catalog, Model, Route
@@ -33,7 +33,7 @@ from common.storage import ImageStorage
 from common.store import TaskStore
 from common.task import Billed, Call, CallState, Claim, Failure, ImageRequest, Result, StoredImage
 from workers.images import ImageLimits, verify
-from workers.providers.base import Job, Outcome, Picture, Pictures, Provider
+from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider
 
 __all__ = ["Deferred", "Runner"]
 
@@ -185,12 +185,14 @@ class Runner:
         """Buy. The answer is in the journal before anything else is done with it."""
         timeout = min(run.provider.longest_submit, run.time_left - _MARGIN)
         outcome = run.provider.submit(
-            run.request,
-            run.route,
-            count=call.count,
-            first=call.first,
+            Order(
+                run.request,
+                run.route,
+                count=call.count,
+                first=call.first,
+                key=f"{run.claim.task.id}/{call.first}",
+            ),
             timeout=timeout,
-            key=f"{run.claim.task.id}/{call.first}",
         )
         match outcome:
             case Job():
@@ -232,8 +234,10 @@ class Runner:
         failures: list[Failure] = []
         for index, picture in enumerate(outcome.pictures[: call.count], start=call.first):
             try:
+                if isinstance(picture, ProviderError):
+                    raise picture
                 images.append(self._store_picture(run, index, picture))
-            except BadAnswer as error:
+            except ProviderError as error:
                 failures.append(_failure(error))
         absent = call.count - len(outcome.pictures)
         failures += [_failure(BadAnswer(_FEWER))] * absent
@@ -261,13 +265,18 @@ class Runner:
         if call.state not in (CallState.ACCEPTED, CallState.RECEIVED):
             return None
         said = call.pictures or ({},) * call.count
-        found = [self._adopt(run, call.first + at, about) for at, about in enumerate(said)]
+        withheld = tuple(Failure(**about["withheld"]) for about in said if "withheld" in about)
+        found = [
+            self._adopt(run, call.first + at, about)
+            for at, about in enumerate(said)
+            if "withheld" not in about
+        ]
         images = tuple(image for image in found if image is not None)
         lost = len(found) - len(images)
         if not images or (lost and call.state is CallState.ACCEPTED):
             return None  # a job is asked for all of its pictures again
-        failures = (_failure(BadAnswer(_LOST, billed="yes")),) * lost
-        failures += (_failure(BadAnswer(_FEWER)),) * (call.count - len(found))
+        failures = withheld + (_failure(BadAnswer(_LOST, billed="yes")),) * lost
+        failures += (_failure(BadAnswer(_FEWER)),) * (call.count - len(said))
         return _Delivery(call, images, failures)
 
     def _adopt(self, run: _Run, index: int, about: dict[str, Any]) -> StoredImage | None:
@@ -422,7 +431,9 @@ def _failure(error: ProviderError) -> Failure:
     return Failure(error.code, error.message, error.retryable, error.billed)
 
 
-def _about(picture: Picture) -> dict[str, Any]:
+def _about(picture: Picture | ProviderError) -> dict[str, Any]:
+    if isinstance(picture, ProviderError):
+        return {"withheld": asdict(_failure(picture))}
     return {"revised_prompt": picture.revised_prompt, "seed": picture.seed}
 
 

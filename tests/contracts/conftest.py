@@ -24,7 +24,7 @@ from common.task import ImageRequest
 from tests.contracts.cases import CASES, Case
 from tests.contracts.scripted import Reply, Scripted
 from workers.providers import make_providers
-from workers.providers.base import Job, Outcome, Pictures, Provider
+from workers.providers.base import Job, Order, Outcome, Pictures, Provider
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENTS = REPOSITORY.parent / "shared" / "providers"
@@ -51,12 +51,14 @@ class Buyer:
     ) -> Outcome:
         asked = request or self.case.request
         return self.provider.submit(
-            replace(asked, prompt=prompt or asked.prompt),
-            route or self.case.route,
-            count=count,
-            first=first,
+            Order(
+                replace(asked, prompt=prompt or asked.prompt),
+                route or self.case.route,
+                count=count,
+                first=first,
+                key=f"imgtask_1/{first}",
+            ),
             timeout=timeout,
-            key=f"imgtask_1/{first}",
         )
 
     def finish(self, outcome: Outcome, *, timeout: float = 10) -> Pictures:

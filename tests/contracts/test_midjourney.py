@@ -30,7 +30,7 @@ from tests.contracts.cases import PNG
 from tests.contracts.conftest import Buyer, Connect, Sandbox
 from tests.contracts.scripted import Reply, Scripted
 from workers.images import ImageLimits, verify
-from workers.providers.base import Job, Pictures
+from workers.providers.base import Job, Order, Pictures
 
 Serve = Callable[..., Scripted]
 
@@ -170,7 +170,7 @@ def test_the_call_is_named_to_the_proxy(connect: Connect, serve: Serve) -> None:
     provider = connect("midjourney", server.url).provider
 
     for key in ("imgtask_1/0", "k" * 300, ""):
-        provider.submit(REQUEST, Route("midjourney", "v7"), count=1, first=0, timeout=5, key=key)
+        provider.submit(Order(REQUEST, Route("midjourney", "v7"), key=key), timeout=5)
 
     states = [seen.json().get("state") for seen in server.seen]
     assert states == ["imgtask_1/0", "k" * 255, None]

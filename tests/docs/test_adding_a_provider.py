@@ -18,7 +18,7 @@ from tests.contracts.cases import PNG
 from tests.contracts.scripted import Reply, Scripted
 from tests.docs.documents import blocks, read
 from workers.providers import PROVIDERS
-from workers.providers.base import Job, Outcome, Pictures, Provider
+from workers.providers.base import Job, Order, Outcome, Pictures, Provider
 from workers.providers.http import Http
 
 DOCUMENT = read("ops/ADDING_A_PROVIDER.md")
@@ -44,7 +44,7 @@ def acme(server: Scripted) -> Provider:
 
 
 def submit(acme: Provider) -> Outcome:
-    return acme.submit(REQUEST, ROUTE, count=1, first=2, timeout=10)
+    return acme.submit(Order(REQUEST, ROUTE, first=2), timeout=10)
 
 
 def test_the_example_submits_a_job(acme: Provider, server: Scripted) -> None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from common.catalog import Catalog, Model, Route
 from common.task import ImageRequest
 from tests.workers.pictures import picture
-from workers.providers.base import Job, Outcome, Picture, Pictures, Provider
+from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider
 
 ROUTE = Route("plain", "plain-1")
 REQUEST = ImageRequest("painter", "a red apple", size="64x48")
@@ -55,22 +55,13 @@ class Plain(Provider):
         self.keys: list[str] = []  # the name of each
         self.polls: list[Job] = []
 
-    def submit(
-        self,
-        request: ImageRequest,
-        route: Route,
-        *,
-        count: int,
-        first: int,
-        timeout: float,
-        key: str = "",
-    ) -> Outcome:
-        assert route is ROUTE
+    def submit(self, order: Order, *, timeout: float) -> Outcome:
+        assert order.route is ROUTE
         assert timeout > 0
         with self._lock:
-            self.keys.append(key)
-            self.submits.append((first, count))
-        return self._on_submit(first, count)
+            self.keys.append(order.key)
+            self.submits.append((order.first, order.count))
+        return self._on_submit(order.first, order.count)
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
         assert timeout > 0

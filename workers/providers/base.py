@@ -11,16 +11,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pybase64
 
 from common.catalog import Route
+from common.errors import ProviderError
 from common.task import ImageRequest
 from workers.providers.http import Http
 
 __all__ = [
+    "InDoubt",
     "Job",
+    "Order",
     "Outcome",
     "Picture",
     "Pictures",
@@ -48,11 +51,15 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """A finished call. `usage` is what the provider says of cost: plain JSON data, our names
-    (`cost_usd` in dollars, with `cost_estimated` when it is our sum, `request_id`, and the
-    provider's own token counts under `tokens`)."""
+    """A finished call. In place of a picture that the provider withheld stands the error that
+    says why, so that the others of the call are kept.
 
-    pictures: tuple[Picture, ...]
+    `usage` is what the provider says of cost: plain JSON data, our names (`cost_usd` in dollars,
+    with `cost_estimated` when it is our sum, `request_id`, and the provider's own token counts
+    under `tokens`).
+    """
+
+    pictures: tuple[Picture | ProviderError, ...]
     usage: dict[str, Any] = field(default_factory=dict)
 
 
@@ -69,6 +76,23 @@ class Job:
 
 Outcome = Pictures | Job
 
+InDoubt = Literal["none", "lookup", "key"]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What one call is to buy: `count` pictures, numbers `first` and following of the task.
+
+    `first` keeps fanned-out calls apart: a given seed is used as seed + first. `key` names the
+    call: the same whenever the same call is sent again, and different from every other.
+    """
+
+    request: ImageRequest
+    route: Route
+    count: int = 1
+    first: int = 0
+    key: str = ""
+
 
 class Provider(ABC):
     """One image API. Instances are shared between threads and hold no state of a call."""
@@ -78,27 +102,19 @@ class Provider(ABC):
     pictures_per_call: ClassVar[int] = 1  # how many pictures one call can ask for
     poll_every: ClassVar[float] = 1.0  # seconds between two polls of a job
     longest_submit: ClassVar[float] = 300.0  # seconds after which a submit is given up as unknown
+    in_doubt: ClassVar[InDoubt] = "none"
+    """How a call whose answer never came can be cleared up. `none`: not at all; `lookup`: the
+    provider can be asked for it (see `lookup`); `key`: it can be sent again under the same
+    `Order.key`, and is carried out once."""
 
     def __init__(self, api: Http) -> None:
         self._api = api
 
     @abstractmethod
-    def submit(
-        self,
-        request: ImageRequest,
-        route: Route,
-        *,
-        count: int,
-        first: int,
-        timeout: float,
-        key: str = "",
-    ) -> Outcome:
-        """Buy `count` pictures, numbers `first` and following of the task.
+    def submit(self, order: Order, *, timeout: float) -> Outcome:
+        """Buy what the order says.
 
-        `first` keeps fanned-out calls apart: a given seed is used as seed + first. `timeout` is
-        the number of seconds after which the whole call must be over, body included.
-        `key` names the call: the same for the same call of the same task. Adapters that have no
-        use for it ignore it.
+        `timeout` is the number of seconds after which the whole call must be over, body included.
         Raises a `common.errors.ProviderError`; `OutcomeUnknown` when the request was sent and
         its fate is not known.
         """
@@ -110,6 +126,14 @@ class Provider(ABC):
         poll can cure, any other `ProviderError` when the job has ended without a picture.
         """
         raise NotImplementedError(f"{self.name} answers inline and has no jobs")
+
+    def lookup(self, order: Order, *, timeout: float) -> Job | None:
+        """The job of a call that was sent and never answered; None when there is none (yet).
+
+        Asked of providers whose `in_doubt` is `lookup`. May be repeated at will; raises
+        `Unavailable` or `RateLimited` when the provider could not be asked.
+        """
+        raise NotImplementedError(f"{self.name} cannot be asked for a call that was not answered")
 
     def cancel(self, job: Job, *, timeout: float) -> bool:
         """Ask the provider to stop a job. True when it says that the work has been stopped.

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from common.catalog import Route
 from common.errors import BadAnswer, ContentRefused, JobFailed, JobLost
 from common.task import ImageRequest
-from workers.providers.base import Job, Outcome, Picture, Pictures, Provider, nearest_ratio
+from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider, nearest_ratio
 from workers.providers.transport import Answer
 
 __all__ = ["BlackForestLabs"]
@@ -34,19 +34,10 @@ class BlackForestLabs(Provider):
     name = "bfl"
     auth = ("x-key", "")
 
-    def submit(
-        self,
-        request: ImageRequest,
-        route: Route,
-        *,
-        count: int,
-        first: int,
-        timeout: float,
-        key: str = "",
-    ) -> Outcome:
+    def submit(self, order: Order, *, timeout: float) -> Outcome:
         answer = self._api.post(
-            f"/v1/{route.model}",
-            _body(request, route, first),
+            f"/v1/{order.route.model}",
+            _body(order.request, order.route, order.first),
             deadline=time.monotonic() + timeout,
         )
         if not answer.ok:

@@ -20,7 +20,7 @@ from common.errors import (
     Unavailable,
 )
 from common.task import ImageRequest
-from workers.providers.base import Job, Outcome, Picture, Pictures, Provider, from_base64
+from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider, from_base64
 from workers.providers.transport import Answer
 
 __all__ = ["Fal"]
@@ -50,19 +50,10 @@ class Fal(Provider):
     pictures_per_call = 4
     poll_every = 0.5
 
-    def submit(
-        self,
-        request: ImageRequest,
-        route: Route,
-        *,
-        count: int,
-        first: int,
-        timeout: float,
-        key: str = "",
-    ) -> Outcome:
+    def submit(self, order: Order, *, timeout: float) -> Outcome:
         answer = self._api.post(
-            f"/{route.model}",
-            _body(request, route, count, first),
+            f"/{order.route.model}",
+            _body(order.request, order.route, order.count, order.first),
             deadline=time.monotonic() + timeout,
             headers={"X-Fal-No-Retry": "1"},
         )
@@ -73,7 +64,7 @@ class Fal(Provider):
         if not isinstance(job_id, str) or not 0 < len(job_id) <= 200:
             raise BadAnswer("fal answered without the id of a request.")
         urls = {name: body[name] for name in _URLS if _is_link(body.get(name))}
-        return Job(job_id, {"model": route.model, "count": count} | urls)
+        return Job(job_id, {"model": order.route.model, "count": order.count} | urls)
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
         deadline = time.monotonic() + timeout

@@ -19,6 +19,7 @@ from common.errors import (
 )
 from common.task import ImageRequest
 from workers.providers.base import (
+    Order,
     Outcome,
     Picture,
     Pictures,
@@ -71,19 +72,10 @@ class Gemini(Provider):
     name = "gemini"
     auth = ("x-goog-api-key", "")
 
-    def submit(
-        self,
-        request: ImageRequest,
-        route: Route,
-        *,
-        count: int,
-        first: int,
-        timeout: float,
-        key: str = "",
-    ) -> Outcome:
+    def submit(self, order: Order, *, timeout: float) -> Outcome:
         answer = self._api.post(
-            f"/models/{quote(route.model, safe='')}:generateContent",
-            _body(request, route),
+            f"/models/{quote(order.route.model, safe='')}:generateContent",
+            _body(order.request, order.route),
             deadline=time.monotonic() + timeout,
             pictures=4,  # drafts of the thinking models come along
         )
@@ -95,7 +87,7 @@ class Gemini(Provider):
         pictures = tuple(Picture(data) for data in found if data)
         if not pictures:
             raise self._without_picture(body, parts)
-        return Pictures(pictures, _usage(body, route))
+        return Pictures(pictures, _usage(body, order.route))
 
     def _error(self, answer: Answer) -> ProviderError:
         error = answer.json().get("error")

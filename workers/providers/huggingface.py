@@ -9,7 +9,7 @@ from urllib.parse import quote
 from common.catalog import Route
 from common.errors import BadAnswer, ProviderError, Unavailable
 from common.task import ImageRequest
-from workers.providers.base import Outcome, Picture, Pictures, Provider
+from workers.providers.base import Order, Outcome, Picture, Pictures, Provider
 from workers.providers.transport import Answer
 
 __all__ = ["HuggingFace"]
@@ -27,22 +27,18 @@ class HuggingFace(Provider):
     name = "huggingface"
     auth = ("Authorization", "Bearer ")
 
-    def submit(
-        self,
-        request: ImageRequest,
-        route: Route,
-        *,
-        count: int,
-        first: int,
-        timeout: float,
-        key: str = "",
-    ) -> Outcome:
+    def submit(self, order: Order, *, timeout: float) -> Outcome:
         answer = self._api.post(
-            f"/models/{quote(route.model)}",
-            {"inputs": request.prompt, "parameters": _parameters(request, route, first)},
+            f"/models/{quote(order.route.model)}",
+            {
+                "inputs": order.request.prompt,
+                "parameters": _parameters(order.request, order.route, order.first),
+            },
             deadline=time.monotonic() + timeout,
             pictures=1,
-            headers={"Accept": "image/jpeg" if request.output_format == "jpeg" else "image/png"},
+            headers={
+                "Accept": "image/jpeg" if order.request.output_format == "jpeg" else "image/png"
+            },
         )
         if not answer.ok:
             raise self._error(answer)

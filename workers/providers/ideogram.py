@@ -9,7 +9,7 @@ from typing import Any
 from common.catalog import Route
 from common.errors import BadAnswer, ContentRefused, ProviderError
 from common.task import ImageRequest
-from workers.providers.base import Job, Outcome, Picture, Pictures, Provider
+from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider
 from workers.providers.transport import Answer
 
 __all__ = ["Ideogram"]
@@ -47,19 +47,10 @@ class Ideogram(Provider):
     pictures_per_call = 8
     poll_every = 0.0  # the pictures are there when their addresses are
 
-    def submit(
-        self,
-        request: ImageRequest,
-        route: Route,
-        *,
-        count: int,
-        first: int,
-        timeout: float,
-        key: str = "",
-    ) -> Outcome:
-        body = _body(request, route, count, first)
+    def submit(self, order: Order, *, timeout: float) -> Outcome:
+        body = _body(order.request, order.route, order.count, order.first)
         answer = self._api.post(
-            f"/v1/{route.model}/generate", body, deadline=time.monotonic() + timeout
+            f"/v1/{order.route.model}/generate", body, deadline=time.monotonic() + timeout
         )
         if not answer.ok:
             raise self._error(answer)

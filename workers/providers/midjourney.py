@@ -21,7 +21,7 @@ from common.errors import (
     Unavailable,
 )
 from common.task import ImageRequest
-from workers.providers.base import Job, Outcome, Picture, Pictures, Provider
+from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider
 from workers.providers.transport import Answer
 
 __all__ = ["Midjourney"]
@@ -52,25 +52,16 @@ class Midjourney(Provider):
     pictures_per_call = 4
     poll_every = 3.0
 
-    def submit(
-        self,
-        request: ImageRequest,
-        route: Route,
-        *,
-        count: int,
-        first: int,
-        timeout: float,
-        key: str = "",
-    ) -> Outcome:
-        body = {"prompt": _prompt(request, route, first)}
-        if key:
-            body["state"] = key[:_KEY_LENGTH]
+    def submit(self, order: Order, *, timeout: float) -> Outcome:
+        body = {"prompt": _prompt(order.request, order.route, order.first)}
+        if order.key:
+            body["state"] = order.key[:_KEY_LENGTH]
         answer = self._api.post("/mj/submit/imagine", body, deadline=time.monotonic() + timeout)
         match answer.json():
             case {"code": code, "result": str() | int() as result} if (
                 answer.ok and code in _ACCEPTED and 0 < len(str(result)) <= 200
             ):
-                return Job(str(result), {"count": count})
+                return Job(str(result), {"count": order.count})
         raise self._refusal(answer)
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:

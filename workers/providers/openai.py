@@ -19,6 +19,7 @@ from common.errors import (
 from common.task import ImageRequest
 from workers.providers.base import (
     Job,
+    Order,
     Outcome,
     Picture,
     Pictures,
@@ -70,25 +71,16 @@ class OpenAI(Provider):
     auth = ("Authorization", "Bearer ")
     pictures_per_call = 10
 
-    def submit(
-        self,
-        request: ImageRequest,
-        route: Route,
-        *,
-        count: int,
-        first: int,
-        timeout: float,
-        key: str = "",
-    ) -> Outcome:
+    def submit(self, order: Order, *, timeout: float) -> Outcome:
         answer = self._api.post(
             "/images/generations",
-            self._body(request, route, count),
+            self._body(order.request, order.route, order.count),
             deadline=time.monotonic() + timeout,
-            pictures=count,
+            pictures=order.count,
         )
         if not answer.ok:
             raise self._error(answer)
-        return self._outcome(answer, route)
+        return self._outcome(answer, order.route)
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
         deadline = time.monotonic() + timeout

@@ -8,10 +8,9 @@ import time
 from typing import Any
 from urllib.parse import quote
 
-from common.catalog import Route
 from common.errors import BadAnswer, ContentRefused, JobFailed, JobLost, ProviderError
 from common.task import ImageRequest
-from workers.providers.base import Job, Outcome, Picture, Pictures, Provider, nearest_ratio
+from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider, nearest_ratio
 from workers.providers.transport import Answer
 
 __all__ = ["Replicate"]
@@ -43,19 +42,10 @@ class Replicate(Provider):
     pictures_per_call = 4
     poll_every = 0.5
 
-    def submit(
-        self,
-        request: ImageRequest,
-        route: Route,
-        *,
-        count: int,
-        first: int,
-        timeout: float,
-        key: str = "",
-    ) -> Outcome:
+    def submit(self, order: Order, *, timeout: float) -> Outcome:
         answer = self._api.post(
-            f"/models/{route.model}/predictions",
-            {"input": _input(request, count, first)},
+            f"/models/{order.route.model}/predictions",
+            {"input": _input(order.request, order.count, order.first)},
             deadline=time.monotonic() + timeout,
             # Bounds what work can cost of which we never learn.
             headers={"Cancel-After": f"{max(_SHORTEST_LIFE, math.ceil(timeout))}s"},

@@ -9,6 +9,7 @@ from common.catalog import Route
 from common.errors import BadAnswer, ContentRefused, JobFailed, ProviderError
 from common.task import ImageRequest
 from workers.providers.base import (
+    Order,
     Outcome,
     Picture,
     Pictures,
@@ -45,20 +46,15 @@ class Stability(Provider):
     name = "stability"
     auth = ("Authorization", "Bearer ")
 
-    def submit(
-        self,
-        request: ImageRequest,
-        route: Route,
-        *,
-        count: int,
-        first: int,
-        timeout: float,
-        key: str = "",
-    ) -> Outcome:
-        user = {"stability-client-user-id": anonymous(request.user)} if request.user else {}
+    def submit(self, order: Order, *, timeout: float) -> Outcome:
+        user = (
+            {"stability-client-user-id": anonymous(order.request.user)}
+            if order.request.user
+            else {}
+        )
         answer = self._api.post(
             "/v2beta/stable-image/generate/sd3",
-            _fields(request, route, first),
+            _fields(order.request, order.route, order.first),
             deadline=time.monotonic() + timeout,
             pictures=1,
             multipart=True,
@@ -71,7 +67,7 @@ class Stability(Provider):
             raise ContentRefused("stability refused the picture after making it.")
         if data is None:
             raise BadAnswer("stability answered without a picture that could be read.")
-        return Pictures((Picture(data, seed=seed),), _usage(answer, route))
+        return Pictures((Picture(data, seed=seed),), _usage(answer, order.route))
 
     def _error(self, answer: Answer) -> ProviderError:
         match answer.status, answer.json().get("name"):

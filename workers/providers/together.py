@@ -8,7 +8,7 @@ from typing import Any
 from common.catalog import Route
 from common.errors import BadAnswer, ContentRefused, ProviderError
 from common.task import ImageRequest
-from workers.providers.base import Job, Outcome, Picture, Pictures, Provider, from_base64
+from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider, from_base64
 from workers.providers.transport import Answer
 
 __all__ = ["Together"]
@@ -29,21 +29,12 @@ class Together(Provider):
     auth = ("Authorization", "Bearer ")
     pictures_per_call = 4
 
-    def submit(
-        self,
-        request: ImageRequest,
-        route: Route,
-        *,
-        count: int,
-        first: int,
-        timeout: float,
-        key: str = "",
-    ) -> Outcome:
+    def submit(self, order: Order, *, timeout: float) -> Outcome:
         answer = self._api.post(
             "/images/generations",
-            _body(request, route, count, first),
+            _body(order.request, order.route, order.count, order.first),
             deadline=time.monotonic() + timeout,
-            pictures=count,
+            pictures=order.count,
         )
         if not answer.ok:
             raise self._error(answer)
