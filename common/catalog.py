@@ -38,6 +38,13 @@ class Route:
     quality: dict[str, str] = field(default_factory=dict)  # our word -> the provider's
     upstream_size: str = ""  # asked of the provider whatever the caller's size; scaled afterwards
     drops: tuple[str, ...] = ()
+    cap: int = 0  # most calls in flight at a time, of the whole fleet; 0 for any number
+    price_per_image_usd: float | None = None  # where it is not the model's
+
+    @property
+    def name(self) -> str:
+        """The route as the fleet knows it: models that are served alike share it."""
+        return f"{self.provider}/{self.model}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,7 @@ class ProviderError(DarkroomError):
 
     code: ClassVar[str] = "upstream_error"
     retryable: ClassVar[bool] = False  # the same call, on the same route, later
+    elsewhere: ClassVar[bool] = False  # the same call, on another route, if nothing was bought
     billed: Billed = "unknown"
 
     def __init__(
@@ -101,6 +102,7 @@ class RateLimited(ProviderError):
     """The provider asks to come back later; nothing ran."""
 
     code = "all_channels_failed"
+    elsewhere = True
     retryable = True
     billed: Billed = "no"
 
@@ -109,6 +111,7 @@ class Unavailable(ProviderError):
     """No connection, or turned away at the door; nothing ran."""
 
     code = "all_channels_failed"
+    elsewhere = True
     retryable = True
     billed: Billed = "no"
 
@@ -117,6 +120,7 @@ class NotAuthorised(ProviderError):
     """The provider does not accept our credential for this."""
 
     code = "all_channels_failed"
+    elsewhere = True
     billed: Billed = "no"
 
 
@@ -124,6 +128,7 @@ class OutOfCredit(ProviderError):
     """The account behind our credential has no money left or met its spending limit."""
 
     code = "all_channels_failed"
+    elsewhere = True
     billed: Billed = "no"
 
 
@@ -131,6 +136,7 @@ class ModelNotServed(ProviderError):
     """The upstream model does not exist any more, or is not granted to our account."""
 
     code = "all_channels_failed"
+    elsewhere = True
     billed: Billed = "no"
 
 
@@ -150,6 +156,8 @@ class ContentRefused(ProviderError):
 
 class JobFailed(ProviderError):
     """The provider ran the job and says that it failed."""
+
+    elsewhere = True
 
 
 class JobLost(ProviderError):

@@ -194,6 +194,37 @@ class Settings(BaseSettings):
         le=600,
         description="After a worker's death its tasks are taken up by another this much later.",
     )
+    doubt_seconds: float = Field(
+        30,
+        ge=0,
+        le=3600,
+        description="A late answer to a call whose worker was lost is waited for so long, where "
+        "the provider cannot be asked about it.",
+    )
+    on_unknown: Annotated[
+        str, StringConstraints(pattern=r"^(fail|retry)(,[^,=\s]+=(fail|retry))*$")
+    ] = Field(
+        "fail",
+        description="What becomes of a call whose outcome cannot be learned. fail: the task ends "
+        "as outcome_unknown; retry: it is sent again, and may be paid twice. For single providers "
+        "or routes: fail,comfyui=retry,openai/gpt-image-2=retry.",
+    )
+    route_shut_seconds: float = Field(
+        300,
+        ge=1,
+        le=86400,
+        description="A provider whose account has no credit, or that refuses our key, is left "
+        "alone for this long.",
+    )
+    breaker_failures: int = Field(
+        5, ge=1, le=1000, description="So many failures of a route in a row shut it for a while."
+    )
+    breaker_seconds: float = Field(
+        30,
+        ge=0.1,
+        le=3600,
+        description="For how long; twice as long each further time, twenty times at most.",
+    )
     sweep_seconds: float = Field(
         1, ge=0.1, le=60, description="Seconds between two looks for tasks that are due."
     )
@@ -250,6 +281,12 @@ class Settings(BaseSettings):
             name: ProviderAccess(root + where.sandbox_path, SecretStr("sandbox"), sandbox=True)
             for name, where in _PROVIDERS.items()
         }
+
+    def retries_unknown(self, route: str) -> bool:
+        """Whether ON_UNKNOWN wants a call of `route`, provider/upstream model, sent again."""
+        otherwise, *rules = self.on_unknown.split(",")
+        said = dict(rule.rsplit("=", 1) for rule in rules)
+        return said.get(route, said.get(route.partition("/")[0], otherwise)) == "retry"
 
     @property
     def shared_redis_url(self) -> str:

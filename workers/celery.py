@@ -20,6 +20,7 @@ from common.queue import queue_for
 from common.settings import Settings, load_settings
 from common.storage import ImageStorage
 from common.store import TaskStore, connect
+from workers.courier import Patience
 from workers.heartbeat import Heartbeat
 from workers.images import ImageLimits
 from workers.providers import make_providers
@@ -59,6 +60,12 @@ def make_app(settings: Settings) -> Celery:
             max_image_bytes=settings.max_image_bytes,
         ),
         limits=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
+        patience=Patience(
+            doubt=settings.doubt_seconds,
+            shut=settings.route_shut_seconds,
+            failing=settings.breaker_seconds,
+            retry_unknown=settings.retries_unknown,
+        ),
         stopping=stopping,
     )
     register(app, store=store, runner=runner, heartbeat=heartbeat, worker=worker)
