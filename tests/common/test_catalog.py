@@ -76,6 +76,25 @@ def test_every_route_leads_to_a_provider_that_is_built_or_known_not_to_be(model:
             assert route.upstream_size in model.sizes
 
 
+def test_a_route_is_limited_where_its_provider_limits_an_account() -> None:
+    caps = {(m.id, route.provider): route.cap for m in MODELS for route in m.routes if route.cap}
+
+    assert caps == {
+        ("flux-pro", "bfl"): 24,
+        ("ideogram-v3", "ideogram"): 10,
+        ("midjourney", "midjourney"): 3,
+    }
+
+
+def test_a_route_has_a_price_of_its_own_where_providers_differ() -> None:
+    schnell = CATALOG.get("flux-schnell")
+    assert schnell is not None
+
+    prices = {route.provider: route.price_per_image_usd for route in schnell.routes}
+
+    assert prices == {"replicate": 0.003, "fal": 0.003, "together": 0.003, "huggingface": 0.0012}
+
+
 def test_every_built_provider_serves_a_model() -> None:
     assert PROVIDERS.keys() <= CATALOG.providers()
 
