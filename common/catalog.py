@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,18 +22,41 @@ _KNOWN_FIELDS_ONLY = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, slots=True)
 class SizeRule:
-    """Sizes a model takes beyond its list: sides that are multiples of `step`, in pixels."""
+    """Sizes a model takes beyond its list, in pixels; a limit of 0 is none.
+
+    Its text is what a caller is told who asked for another size.
+    """
 
     __pydantic_config__: ClassVar = _KNOWN_FIELDS_ONLY
 
-    step: int
-    min: int
-    max: int
+    step: Annotated[int, Field(ge=1)]  # both sides are multiples of it
+    min: Annotated[int, Field(ge=1)]  # of a side
+    max: Annotated[int, Field(ge=1)]  # of a side
+    min_pixels: Annotated[int, Field(ge=0)] = 0  # of the whole picture
+    max_pixels: Annotated[int, Field(ge=0)] = 0  # of the whole picture
+    max_ratio: Annotated[int, Field(ge=0)] = 0  # of the longer side to the shorter
 
     def admits(self, width: int, height: int) -> bool:
-        return all(
+        sides = all(
             self.min <= side <= self.max and side % self.step == 0 for side in (width, height)
         )
+        shape = not self.max_ratio or max(width, height) <= self.max_ratio * min(width, height)
+        most = self.max_pixels or math.inf
+        return sides and shape and self.min_pixels <= width * height <= most
+
+    def __str__(self) -> str:
+        text = f"sides from {self.min} to {self.max} that are multiples of {self.step}"
+        if self.max_ratio:
+            text += f", the longer at most {self.max_ratio} times the shorter"
+        match self.min_pixels, self.max_pixels:
+            case 0, 0:
+                return text
+            case 0, most:
+                return f"{text}, at most {most} pixels in all"
+            case least, 0:
+                return f"{text}, at least {least} pixels in all"
+            case least, most:
+                return f"{text}, {least} to {most} pixels in all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +69,14 @@ class Route:
     model: str  # what the provider calls it
     notice: str = ""  # said in `warnings` of every task that takes this route
     quality: dict[str, str] = field(default_factory=dict)  # our word -> the provider's
-    upstream_size: str = ""  # asked of the provider whatever the caller's size; scaled afterwards
+    upstream_sizes: dict[str, str] = field(default_factory=dict)  # a caller's -> what is asked for
     drops: tuple[str, ...] = ()
     cap: Annotated[int, Field(ge=0)] = 0  # most calls in flight, of the whole fleet; 0: no limit
     price_per_image_usd: _Dollars | None = None  # where it is not the model's
+
+    def upstream_size(self, size: str) -> str:
+        """What is asked of the provider when a caller wants `size`; scaled down afterwards."""
+        return self.upstream_sizes.get(size, size)
 
 
 @dataclass(frozen=True, slots=True)
