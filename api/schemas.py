@@ -75,7 +75,9 @@ class GenerationRequest(BaseModel):
         examples=["1024x1024", "1792x1024", "512x512"],
     )
     quality: str | None = Field(
-        None, description="`standard` (default) or `hd`: dall-e-3.", examples=["standard", "hd"]
+        None,
+        description="`standard` (default) or `hd`: dall-e-3. Other models have their own words.",
+        examples=["standard", "hd"],
     )
     response_format: Literal["url", "b64_json"] = Field(
         "url", description="How the finished images are delivered."

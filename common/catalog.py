@@ -3,53 +3,92 @@
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.errors import ConfigurationError
 
 __all__ = ["Catalog", "Model", "Route", "SizeRule"]
 
+_Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_KNOWN_FIELDS_ONLY = ConfigDict(extra="forbid")
+
 
 @dataclass(frozen=True, slots=True)
 class SizeRule:
-    """Sizes a model takes beyond its list: sides that are multiples of `step`, in pixels."""
+    """Sizes a model takes beyond its list, in pixels; a limit of 0 is none.
 
-    step: int
-    min: int
-    max: int
+    Its text is what a caller is told who asked for another size.
+    """
+
+    __pydantic_config__: ClassVar = _KNOWN_FIELDS_ONLY
+
+    step: Annotated[int, Field(ge=1)]  # both sides are multiples of it
+    min: Annotated[int, Field(ge=1)]  # of a side
+    max: Annotated[int, Field(ge=1)]  # of a side
+    min_pixels: Annotated[int, Field(ge=0)] = 0  # of the whole picture
+    max_pixels: Annotated[int, Field(ge=0)] = 0  # of the whole picture
+    max_ratio: Annotated[int, Field(ge=0)] = 0  # of the longer side to the shorter
 
     def admits(self, width: int, height: int) -> bool:
-        return all(
+        sides = all(
             self.min <= side <= self.max and side % self.step == 0 for side in (width, height)
         )
+        shape = not self.max_ratio or max(width, height) <= self.max_ratio * min(width, height)
+        most = self.max_pixels or math.inf
+        return sides and shape and self.min_pixels <= width * height <= most
+
+    def __str__(self) -> str:
+        text = f"sides from {self.min} to {self.max} that are multiples of {self.step}"
+        if self.max_ratio:
+            text += f", the longer at most {self.max_ratio} times the shorter"
+        match self.min_pixels, self.max_pixels:
+            case 0, 0:
+                return text
+            case 0, most:
+                return f"{text}, at most {most} pixels in all"
+            case least, 0:
+                return f"{text}, at least {least} pixels in all"
+            case least, most:
+                return f"{text}, {least} to {most} pixels in all"
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """One way to serve a model."""
 
+    __pydantic_config__: ClassVar = _KNOWN_FIELDS_ONLY
+
     provider: str
     model: str  # what the provider calls it
     notice: str = ""  # said in `warnings` of every task that takes this route
     quality: dict[str, str] = field(default_factory=dict)  # our word -> the provider's
-    upstream_size: str = ""  # asked of the provider whatever the caller's size; scaled afterwards
+    upstream_sizes: dict[str, str] = field(default_factory=dict)  # a caller's -> what is asked for
     drops: tuple[str, ...] = ()
-    cap: int = 0  # most calls in flight at a time, of the whole fleet; 0 for any number
-    price_per_image_usd: float | None = None  # where it is not the model's
+    cap: Annotated[int, Field(ge=0)] = 0  # most calls in flight, of the whole fleet; 0: no limit
+    price_per_image_usd: _Dollars | None = None  # where it is not the model's
 
     @property
     def name(self) -> str:
         """The route as the fleet knows it: models that are served alike share it."""
         return f"{self.provider}/{self.model}"
 
+    def upstream_size(self, size: str) -> str:
+        """What is asked of the provider when a caller wants `size`; scaled down afterwards."""
+        return self.upstream_sizes.get(size, size)
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """A catalog entry: what clients may ask for, and the routes that can serve it."""
+
+    __pydantic_config__: ClassVar = _KNOWN_FIELDS_ONLY
 
     id: str
     owned_by: str
@@ -57,9 +96,9 @@ class Model:
     description: str
     sizes: tuple[str, ...]
     default_size: str
-    max_n: int
+    max_n: Annotated[int, Field(ge=1, le=4)]
     max_prompt_characters: int
-    routes: tuple[Route, ...]
+    routes: Annotated[tuple[Route, ...], Field(min_length=1)]
     typical_seconds: float
     deadline_seconds: int
     created: int
@@ -68,7 +107,7 @@ class Model:
     styles: tuple[str, ...] = ()
     output_formats: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
-    price_per_image_usd: float | None = None
+    price_per_image_usd: _Dollars | None = None
 
     def takes_size(self, size: str) -> bool:
         """Whether `size`, WIDTHxHEIGHT, can be asked of this model."""
@@ -116,17 +155,26 @@ class Catalog:
         return frozenset(route.provider for model in self for route in model.routes)
 
 
+_MODEL = TypeAdapter(Model)
+
+
 def _model(model_id: str, entry: dict[str, Any]) -> Model:
     try:
-        routes = tuple(_frozen(Route, route) for route in entry.pop("routes"))
-        rule = SizeRule(**entry.pop("size_rule")) if "size_rule" in entry else None
-        model: Model = _frozen(Model, {"id": model_id, "routes": routes, "size_rule": rule} | entry)
-    except (KeyError, TypeError) as error:
-        raise ConfigurationError(f"catalog.toml, model {model_id}: {error}") from error
-    if not model.takes_size(model.default_size) or not 1 <= model.max_n <= 4 or not routes:
-        raise ConfigurationError(f"catalog.toml, model {model_id}: default_size, max_n or routes")
+        model = _MODEL.validate_python(entry | {"id": model_id})
+    except ValidationError as error:
+        complaints = (
+            f"catalog.toml, model {model_id}: {_complaint(problem)}" for problem in error.errors()
+        )
+        raise ConfigurationError("\n".join(complaints)) from None
+    if not model.takes_size(model.default_size):
+        raise ConfigurationError(
+            f"catalog.toml, model {model_id}: default_size: the model does not take it"
+        )
     return model
 
 
-def _frozen(cls: Any, entry: dict[str, Any]) -> Any:
-    return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()})
+def _complaint(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "unexpected_keyword_argument":
+        return f"{where}: there is no such field"
+    return f"{where}: {problem['msg']}"

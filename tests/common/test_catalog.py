@@ -17,7 +17,9 @@ each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id
 
 
 def test_all_promised_models_are_there_in_their_modes() -> None:
-    assert {model.id: model.mode for model in CATALOG} == {
+    modes = {model.id: model.mode for model in CATALOG}
+
+    assert dict(list(modes.items())[:8]) == {
         "dall-e-3": "inline",
         "dall-e-2": "inline",
         "flux-pro": "task",
@@ -27,6 +29,8 @@ def test_all_promised_models_are_there_in_their_modes() -> None:
         "stable-diffusion-3": "inline",
         "gemini-image": "inline",
     }
+    assert {modes[name] for name in modes if name.startswith("gpt-image-2")} == {"inline"}
+    assert {modes[name] for name in modes if name.startswith("flux-2-")} == {"task"}
 
 
 @each_model
@@ -46,17 +50,20 @@ def test_a_models_sizes_make_sense(model: Model) -> None:
     for size in model.sizes:
         assert re.fullmatch(r"[1-9]\d*x[1-9]\d*", size)
         assert model.takes_size(size)
-        assert all(256 <= int(side) <= 2048 for side in size.split("x"))
+        assert all(256 <= int(side) <= 3840 for side in size.split("x"))
     if model.size_rule:
         assert model.size_rule.min % model.size_rule.step == 0
         assert model.size_rule.max % model.size_rule.step == 0
         for size in model.sizes:
-            assert model.size_rule.admits(*map(int, size.split("x")))
+            for route in model.routes:
+                asked = route.upstream_size(size)
+                assert model.size_rule.admits(*map(int, asked.split("x")))
 
 
 @each_model
 def test_what_a_model_takes_is_something_that_can_be_said(model: Model) -> None:
     sayable = {"quality", "style", "user", "seed", "negative_prompt", "output_format"}
+    sayable |= {"output_compression", "background", "moderation"}
     assert set(model.parameters) <= sayable
     assert bool(model.qualities) <= ("quality" in model.parameters)
     assert bool(model.styles) is ("style" in model.parameters)
@@ -72,8 +79,29 @@ def test_every_route_leads_to_a_provider_that_is_built_or_known_not_to_be(model:
         assert route.model
         assert set(route.drops) <= set(model.parameters)
         assert set(route.quality) <= {*model.qualities, "standard"}
-        if route.upstream_size:
-            assert route.upstream_size in model.sizes
+        for size, larger in route.upstream_sizes.items():
+            assert {size, larger} <= set(model.sizes)
+            (width, height), (across, down) = pixels(size), pixels(larger)
+            assert width < across
+            assert width * down == height * across
+
+
+def test_a_route_is_limited_where_its_provider_limits_an_account() -> None:
+    caps = {(m.id, route.provider): route.cap for m in MODELS for route in m.routes if route.cap}
+
+    assert caps.pop(("ideogram-v3", "ideogram")) == 10
+    assert caps.pop(("midjourney", "midjourney")) == 3
+    assert {provider for _, provider in caps} == {"bfl"}
+    assert set(caps.values()) == {24}
+
+
+def test_a_route_has_a_price_of_its_own_where_providers_differ() -> None:
+    schnell = CATALOG.get("flux-schnell")
+    assert schnell is not None
+
+    prices = {route.provider: route.price_per_image_usd for route in schnell.routes}
+
+    assert prices == {"replicate": 0.003, "fal": 0.003, "together": 0.003, "huggingface": 0.0012}
 
 
 def test_every_built_provider_serves_a_model() -> None:
@@ -123,6 +151,54 @@ def test_unknown_models_are_not_found() -> None:
     assert CATALOG.get("gpt-5") is None
 
 
+@pytest.mark.parametrize(
+    ("model", "size", "taken"),
+    [
+        ("gpt-image-2", "3840x2160", True),
+        ("gpt-image-2", "2880x2880", True),
+        ("gpt-image-2", "1360x480", False),  # just too few pixels
+        ("gpt-image-2", "1376x480", True),
+        ("gpt-image-2", "480x1376", True),
+        ("gpt-image-2", "3840x1264", False),  # just too long
+        ("gpt-image-2", "3840x1280", True),
+        ("gpt-image-2", "2896x2880", False),  # just too many pixels
+        ("gpt-image-2", "3856x1600", False),
+        ("gpt-image-2", "1000x1000", False),
+        ("gpt-image-2", "512x512", True),  # listed, below the rule
+        ("gpt-image-2", "512x528", False),
+        ("flux-2-pro", "2048x2048", True),
+        ("flux-2-pro", "2048x2064", False),
+        ("flux-2-pro", "4096x1024", True),
+        ("flux-2-pro", "64x64", True),
+        ("flux-2-pro", "48x64", False),
+    ],
+)
+def test_a_rule_can_be_about_the_whole_picture(model: str, size: str, taken: bool) -> None:
+    found = CATALOG.get(model)
+
+    assert found is not None and found.takes_size(size) is taken
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({}, ""),
+        ({"max_ratio": 3}, ", the longer at most 3 times the shorter"),
+        ({"min_pixels": 65536}, ", at least 65536 pixels in all"),
+        ({"max_pixels": 4194304}, ", at most 4194304 pixels in all"),
+        ({"min_pixels": 1, "max_pixels": 9}, ", 1 to 9 pixels in all"),
+        (
+            {"max_ratio": 2, "max_pixels": 9},
+            ", the longer at most 2 times the shorter, at most 9 pixels in all",
+        ),
+    ],
+)
+def test_a_rule_can_be_told(limits: dict[str, int], told: str) -> None:
+    rule = SizeRule(step=16, min=64, max=4096, **limits)
+
+    assert str(rule) == "sides from 64 to 4096 that are multiples of 16" + told
+
+
 def test_a_size_rule_holds_for_both_sides() -> None:
     rule = SizeRule(step=32, min=256, max=1024)
 
@@ -130,6 +206,11 @@ def test_a_size_rule_holds_for_both_sides() -> None:
     assert not rule.admits(255, 1024)
     assert not rule.admits(256, 1056)
     assert not rule.admits(256, 1000)
+
+
+def pixels(size: str) -> tuple[int, int]:
+    width, height = size.split("x")
+    return int(width), int(height)
 
 
 def flux() -> Model:

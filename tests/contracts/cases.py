@@ -73,7 +73,7 @@ def _openai() -> Case:
                     "openai",
                     "gpt-image-2",
                     quality={"standard": "low"},
-                    upstream_size="1024x1024",
+                    upstream_sizes={"256x256": "1024x1024"},
                 ),
             ),
             (

@@ -81,6 +81,7 @@ def test_retired_models_are_not_found(sandbox, documents, model):
         ({"size": "1000x1000"}, "size", "invalid_value"),
         ({"size": "3840x1024"}, "size", "invalid_value"),
         ({"size": "3840x3840"}, "size", "invalid_value"),
+        ({"size": "3856x1600"}, "size", "invalid_value"),
         ({"size": "256x256"}, "size", "invalid_value"),
         ({"size": "big"}, "size", "invalid_value"),
         ({"size": "1792x1024", "model": "gpt-image-1.5"}, "size", "invalid_value"),

@@ -91,7 +91,7 @@ def _body(request: ImageRequest, route: Route, first: int) -> dict[str, Any]:
         # The provider's default is jpeg. What we keep should have lost nothing.
         "output_format": request.output_format or "png",
     }
-    size = route.upstream_size or request.size
+    size = route.upstream_size(request.size)
     width, height = (int(side) for side in size.split("x"))
     if "ultra" in route.model or "kontext" in route.model:
         body["aspect_ratio"] = request.aspect_ratio or nearest_ratio(width, height, _RATIOS)

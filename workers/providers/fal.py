@@ -165,7 +165,7 @@ class Fal(Provider):
 
 
 def _body(request: ImageRequest, route: Route, count: int, first: int) -> dict[str, Any]:
-    size = route.upstream_size or request.size
+    size = route.upstream_size(request.size)
     width, height = (int(side) for side in size.split("x"))
     body: dict[str, Any] = {
         "prompt": request.prompt,

@@ -133,7 +133,7 @@ class Gemini(Provider):
 
 
 def _body(request: ImageRequest, route: Route) -> dict[str, Any]:
-    size = route.upstream_size or request.size
+    size = route.upstream_size(request.size)
     width, height = (int(side) for side in size.split("x"))
     image = {"aspectRatio": nearest_ratio(width, height, _RATIOS)}
     if not route.model.startswith(_ONE_SIZE):

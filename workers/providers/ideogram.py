@@ -106,7 +106,7 @@ class Ideogram(Provider):
 def _body(request: ImageRequest, route: Route, count: int, first: int) -> dict[str, Any]:
     body: dict[str, Any] = {
         "prompt": request.prompt,
-        "resolution": _resolution(route.upstream_size or request.size),
+        "resolution": _resolution(route.upstream_size(request.size)),
         "rendering_speed": route.quality.get(request.quality or "standard", "DEFAULT"),
         "num_images": count,
     }

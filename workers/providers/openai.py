@@ -54,6 +54,7 @@ _CODES: dict[str, type[ProviderError]] = {
 _PRICES = {
     "gpt-image-2-": (5.0, 8.0, 30.0),
     "gpt-image-2.5-": (5.0, 8.0, 30.0),
+    "gpt-image-2.6-": (5.0, 8.0, 30.0),
 }
 
 # Other servers hand out addresses on picture hosts of their own choosing.
@@ -104,7 +105,7 @@ class OpenAI(Provider):
             "model": route.model,
             "prompt": request.prompt,
             "n": count,
-            "size": route.upstream_size or request.size,
+            "size": route.upstream_size(request.size),
             "quality": route.quality.get(request.quality or "standard", request.quality),
             "background": request.background,
             "output_format": request.output_format,

@@ -82,7 +82,7 @@ class Stability(Provider):
 
 
 def _fields(request: ImageRequest, route: Route, first: int) -> dict[str, Any]:
-    size = route.upstream_size or request.size
+    size = route.upstream_size(request.size)
     width, height = (int(side) for side in size.split("x"))
     fields: dict[str, Any] = {
         "model": route.model,

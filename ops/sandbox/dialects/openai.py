@@ -364,8 +364,8 @@ def _checked_size(fields: dict[str, Any], generation: float) -> tuple[int, int]:
         raise _wrong_size(size, "Width and height must both be divisible by 16.")
     if max(width, height) > 3 * min(width, height):
         raise _wrong_size(size, "The aspect ratio must be between 1:3 and 3:1.")
-    if max(width, height) > 3840 or min(width, height) > 2160:
-        raise _wrong_size(size, "The maximum is 3840x2160.")
+    if max(width, height) > 3840:
+        raise _wrong_size(size, "The longer side must have at most 3840 pixels.")
     if not 655_360 <= width * height <= 8_294_400:
         raise _wrong_size(size, "The picture must have 655360 to 8294400 pixels.")
     return width, height
