@@ -77,13 +77,13 @@ def test_only_models_with_a_configured_provider_are_available(stack: Stack) -> N
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ("?category=image", [*MODES, "gemini-image"]),
+        ("?category=image", [*MODES, "gemini-image", "sd-webui"]),
         ("?category=video", []),
         ("?provider=openai", ["dall-e-3", "dall-e-2"]),
         ("?provider=nobody", []),
         ("?provider=bfl&recommended_for=image", ["flux-pro"]),
         ("?category=video&recommended_for=image", []),
-        ("?unknown=1", [*MODES, "gemini-image"]),
+        ("?unknown=1", [*MODES, "gemini-image", "sd-webui"]),
     ],
 )
 def test_filters_filter(stack: Stack, query: str, expected: list[str]) -> None:
