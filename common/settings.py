@@ -55,6 +55,7 @@ _PROVIDERS = {
     "ideogram": _Where("ideogram_api_key", "ideogram_base_url", "/ideogram"),
     "gemini": _Where("gemini_api_key", "gemini_base_url", "/gemini/v1beta"),
     "midjourney": _Where("midjourney_proxy_secret", "midjourney_proxy_url", "/midjourney"),
+    "a1111": _Where("a1111_auth", "a1111_url", "/a1111"),
 }
 
 
@@ -170,6 +171,15 @@ class Settings(BaseSettings):
     midjourney_proxy_secret: SecretStr = Field(
         SecretStr(""), description="The midjourney-proxy's mj-api-secret, if it asks for one."
     )
+    a1111_url: _OptionalHttpUrl = Field(
+        "",
+        description="A server with the API of AUTOMATIC1111's Stable Diffusion web UI, such as "
+        "http://localhost:7860; setting it configures the provider.",
+    )
+    a1111_auth: SecretStr = Field(
+        SecretStr(""),
+        description="user:password of that server, if it was started with --api-auth.",
+    )
 
     # -- Tasks and workers
     retention_hours: float = Field(
@@ -264,6 +274,14 @@ class Settings(BaseSettings):
         ):
             raise ValueError("must start with sk- and have at least 20 characters")
         return key
+
+    @field_validator("a1111_auth")
+    @classmethod
+    def _user_and_password(cls, auth: SecretStr) -> SecretStr:
+        user, colon, password = auth.get_secret_value().partition(":")
+        if auth.get_secret_value() and not (user and colon and password):
+            raise ValueError("must be of the form user:password")
+        return auth
 
     def providers(self) -> Mapping[str, ProviderAccess]:
         """The providers that can be used, by name; empty when none is configured."""

@@ -9,10 +9,11 @@ bought: it is looked for where the provider can be asked, and never sent again w
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -196,7 +197,8 @@ class Courier:
     ) -> tuple[Call, Outcome]:
         provider, order = self._providers[route.provider], _order(work, route, call)
         try:
-            outcome: Outcome = provider.submit(order, timeout=_submit_timeout(work, provider))
+            with self._following(work, call, provider, order):
+                outcome: Outcome = provider.submit(order, timeout=_submit_timeout(work, provider))
         except ProviderError as error:
             self._judge(route, error, trying=trying)
             if not isinstance(error, OutcomeUnknown):
@@ -206,6 +208,30 @@ class Courier:
             if trying:
                 self._judge(route, None, trying=True)
         return self._bought(work, call, outcome)
+
+    @contextlib.contextmanager
+    def _following(
+        self, work: Work, call: Call, provider: Provider, order: Order
+    ) -> Iterator[None]:
+        """Pass on how far a submit has come while it is in flight, if its provider tells."""
+        every, over = provider.progress_every, threading.Event()
+        if every is None:
+            yield
+            return
+
+        def follow() -> None:
+            while not over.wait(every):
+                # What goes wrong here says nothing of the submit, and is met there again.
+                with contextlib.suppress(ProviderError, LeaseLost, StoreUnavailable):
+                    self._tell_progress(work, call, provider.progress(order, timeout=every))
+
+        follower = threading.Thread(target=follow, name="progress", daemon=True)
+        follower.start()
+        try:
+            yield
+        finally:
+            over.set()
+            follower.join()
 
     def _bought(self, work: Work, call: Call, outcome: Outcome) -> tuple[Call, Outcome]:
         """The answer is in the journal before anything else is done with it."""
@@ -313,7 +339,7 @@ class Courier:
             if isinstance(outcome, Pictures):
                 return replace(outcome, usage=call.usage | outcome.usage)
             job = outcome
-            self._tell_progress(work, call, outcome)
+            self._tell_progress(work, call, outcome.progress)
 
     # -- what came of it
 
@@ -410,10 +436,10 @@ class Courier:
             return Delivery(call, turned_away=error)
         return Delivery(call, failures=(failure_of(error),) * call.count)
 
-    def _tell_progress(self, work: Work, call: Call, job: Job) -> None:
-        if job.progress is None or job.progress <= work.progress.get(call.first, 0):
+    def _tell_progress(self, work: Work, call: Call, progress: int | None) -> None:
+        if progress is None or progress <= work.progress.get(call.first, 0):
             return
-        work.progress[call.first] = job.progress
+        work.progress[call.first] = progress
         overall = sum(work.progress.values()) * call.count // work.request.n
         self.until_stored(work, lambda: self._store.journal(work.claim, progress=min(99, overall)))
 

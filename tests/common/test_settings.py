@@ -72,6 +72,10 @@ def test_settings_cannot_be_changed() -> None:
         ("BOOTSTRAP_API_KEY", "short"),
         ("BOOTSTRAP_API_KEY", "pk-0123456789abcdef0123"),
         ("BOOTSTRAP_API_KEY", "sk-0123456789abcdef é"),
+        ("A1111_URL", "localhost:7860"),
+        ("A1111_AUTH", "password"),
+        ("A1111_AUTH", ":password"),
+        ("A1111_AUTH", "user:"),
         ("SANDBOX", "yes"),
         ("SANDBOX_URL", "localhost"),
         ("OPENAI_BASE_URL", "api.openai.com"),
@@ -168,16 +172,16 @@ def test_the_example_file_is_up_to_date() -> None:
 def test_the_example_file_with_every_line_taken_is_the_default() -> None:
     lines = env_example().splitlines()
     Path(".env").write_text(
-        "\n".join(line[1:] for line in lines if re.match(r"#[A-Z_]+=", line)), "utf-8"
+        "\n".join(line[1:] for line in lines if re.match(r"#[A-Z0-9_]+=", line)), "utf-8"
     )
 
     assert load_settings() == load_settings(_env_file=None)
-    assert sum(bool(re.match(r"#[A-Z_]+=", line)) for line in lines) == len(FIELDS)
+    assert sum(bool(re.match(r"#[A-Z0-9_]+=", line)) for line in lines) == len(FIELDS)
 
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_secrets_are_in_no_representation(name: str) -> None:
-    settings = load_settings(**{name: "sk-hunter2hunter2hunter2"})
+    settings = load_settings(**{name: "sk-hunter2:hunter2hunter2"})
 
     shown = f"{settings!r} {settings} {settings.model_dump()} {settings.providers()}"
 
@@ -185,7 +189,8 @@ def test_secrets_are_in_no_representation(name: str) -> None:
 
 
 def test_every_key_and_secret_is_a_secret() -> None:
-    assert {name for name in FIELDS if re.search("key|secret|password|token", name)} == {*SECRETS}
+    private = "key|secret|password|token|auth"
+    assert {name for name in FIELDS if re.search(private, name)} == {*SECRETS}
 
 
 def test_without_a_provider_there_is_none_but_the_sandbox() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,6 +50,7 @@ class Case:
     # Name of an example, its answer, base URL -> the answers of which that one is a part.
     script: Callable[[str, Reply, str], list[Reply]] = lambda _, answer, __: [answer]
     sold_together: int = 1  # how many pictures are one purchase
+    key_sent: Callable[[str], str] = str  # what its header holds of a key
 
 
 def _openai() -> Case:
@@ -367,6 +369,36 @@ def _gemini() -> Case:
     )
 
 
+def _a1111() -> Case:
+    route = Route("a1111", "default", quality={"standard": "20"})
+    info = {"seed": 7, "all_seeds": [7], "index_of_first_image": 0, "infotexts": ["x"]}
+    return Case(
+        sandbox_path="/a1111",
+        documents="automatic1111",
+        submit_path="/sdapi/v1/txt2img",
+        route=route,
+        request=ImageRequest("sd-webui", "a red fox"),
+        accepts=lambda _: {
+            "images": [base64.b64encode(PNG).decode()],
+            "parameters": {"prompt": "a red fox"},
+            "info": json.dumps(info),
+        },
+        key_header="authorization",
+        has_jobs=False,
+        variants=(
+            (_every_field("sd-webui"), route),
+            (ImageRequest("own", "x", size="64x2048"), Route("a1111", "sandbox-anime")),
+        ),
+        # It takes any number of pixels, and makes of it one that it can.
+        wrong={"negative_prompt": ["x"]},
+        wrong_named="negative_prompt",
+        errors={"server_error": JobFailed},  # said by the server itself, of work that is over
+        lacks=frozenset({"no_credit", "rate_limited", "moderated", "moderated_output"}),
+        tells_cost=False,
+        key_sent=lambda key: base64.b64encode(key.encode()).decode(),
+    )
+
+
 CASES = {
     "openai": _openai(),
     "bfl": _bfl(),
@@ -378,4 +410,5 @@ CASES = {
     "midjourney": _midjourney(),
     "ideogram": _ideogram(),
     "gemini": _gemini(),
+    "a1111": _a1111(),
 }

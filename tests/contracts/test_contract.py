@@ -160,6 +160,7 @@ def test_names_what_went_wrong(
         ("ideogram", "expired_url", JobLost, "yes"),
         ("ideogram", "foreign_image_url", BadAnswer, "yes"),
         ("ideogram", "redirect_image", BadAnswer, "yes"),
+        ("a1111", "failed", JobFailed, "no"),
         ("gemini", "overloaded", Unavailable, "no"),
         ("gemini", "failed", JobFailed, "unknown"),
         ("gemini", "text_only", JobFailed, "unknown"),
@@ -395,13 +396,15 @@ def test_shows_neither_keys_nor_links_nor_whole_bodies(
 
 def test_a_key_of_any_shape_is_hidden(connect: Connect, serve: Serve, name: str) -> None:
     key = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
-    server = serve(Reply({"detail": f"no such key: {key}"}, 401))
+    sent = CASES[name].key_sent(key)
+    server = serve(Reply({"detail": f"no such key: {key}, that is {sent}"}, 401))
 
     with pytest.raises(NotAuthorised) as caught:
         connect(name, server.url, key=key).submit()
 
     assert key not in caught.value.message
-    assert key in server.seen[0].headers[CASES[name].key_header]
+    assert sent not in caught.value.message
+    assert sent in server.seen[0].headers[CASES[name].key_header]
 
 
 @pytest.mark.parametrize(

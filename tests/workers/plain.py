@@ -62,6 +62,7 @@ class Plain(Provider):
     ) -> None:
         self.in_doubt = in_doubt  # type: ignore[misc]  # one class for all kinds
         self._on_lookup = on_lookup
+        self.on_progress: Callable[[Order], int | None] = lambda order: None
         self._on_submit = on_submit
         self._on_poll = on_poll
         self._lock = threading.Lock()
@@ -80,6 +81,9 @@ class Plain(Provider):
     def lookup(self, order: Order, *, timeout: float) -> Job | None:
         assert timeout > 0
         return self._on_lookup(order)
+
+    def progress(self, order: Order, *, timeout: float) -> int | None:
+        return self.on_progress(order)
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
         assert timeout > 0

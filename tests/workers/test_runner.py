@@ -133,6 +133,24 @@ def test_progress_is_told_and_never_falls(shop: Workshop) -> None:
 # -- the journal
 
 
+def test_progress_of_a_call_in_flight_is_told(shop: Workshop) -> None:
+    """Of a provider that answers with the pictures, but tells meanwhile how far they are."""
+    seen: list[int] = []
+
+    def submit(first: int, count: int) -> Outcome:
+        until(lambda: seen[-1:] == [60] or seen.append(shop.read(held).progress), "told")
+        return pictures()
+
+    provider = Plain(submit)
+    provider.progress_every = 0.005  # type: ignore[misc]
+    provider.on_progress = in_turn(None, Unavailable("away"), 30, 60, *[60] * 1000)
+    held = shop.claim()
+
+    shop.run(provider, held)
+
+    assert seen == sorted(seen)
+
+
 def test_a_call_is_in_the_journal_before_it_is_sent(shop: Workshop) -> None:
     held = shop.claim(n=2)
     found = []

@@ -13,7 +13,7 @@ import pytest
 from common.errors import GenerationFailed
 from common.storage import ImageStorage
 from common.store import TaskStore
-from common.task import Call, CallState, Claim, Failure, Result
+from common.task import Call, CallState, Claim, Failure, Result, Task
 from tests.common.tasks import claim, create, record_key
 from tests.valkey import Valkey
 from tests.workers.plain import CATALOG, REQUEST, Plain
@@ -78,6 +78,11 @@ class Workshop:
         with pytest.raises(GenerationFailed) as caught:
             self.run(provider, held, **options)
         return caught.value.failure
+
+    def read(self, held: Claim) -> Task:
+        task = self.store.read(held.task.id)
+        assert task is not None
+        return task
 
     def journal(self, task_id: str) -> dict[int, dict[str, Any]]:
         """What the record says of paid calls at this moment."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from common.settings import ProviderAccess
+from workers.providers.a1111 import Automatic1111
 from workers.providers.base import Provider
 from workers.providers.bfl import BlackForestLabs
 from workers.providers.fal import Fal
@@ -31,6 +32,7 @@ PROVIDERS: dict[str, type[Provider]] = {
     "midjourney": Midjourney,
     "ideogram": Ideogram,
     "gemini": Gemini,
+    "a1111": Automatic1111,
 }
 """Every adapter, by the name that routes of the catalog call it."""
 

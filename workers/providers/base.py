@@ -102,6 +102,9 @@ class Provider(ABC):
     pictures_per_call: ClassVar[int] = 1  # how many pictures one call can ask for
     poll_every: ClassVar[float] = 1.0  # seconds between two polls of a job
     longest_submit: ClassVar[float] = 300.0  # seconds after which a submit is given up as unknown
+    progress_every: ClassVar[float | None] = None
+    """Seconds between two looks at how far a submit in flight has come (see `progress`). None: the
+    provider does not tell."""
     in_doubt: ClassVar[InDoubt] = "none"
     """How a call whose answer never came can be cleared up. `none`: not at all; `lookup`: the
     provider can be asked for it (see `lookup`); `key`: it can be sent again under the same
@@ -134,6 +137,16 @@ class Provider(ABC):
         `Unavailable` or `RateLimited` when the provider could not be asked.
         """
         raise NotImplementedError(f"{self.name} cannot be asked for a call that was not answered")
+
+    def progress(self, order: Order, *, timeout: float) -> int | None:
+        """How far the submit of `order`, which is in flight, has come: 0 to 100, or None when the
+        provider does not tell (yet).
+
+        Asked of providers with a `progress_every`, while another thread waits in `submit`. May be
+        repeated at will; raises a `ProviderError` when the provider could not be asked, which says
+        nothing of the submit.
+        """
+        raise NotImplementedError(f"{self.name} does not tell how far a submit has come")
 
     def cancel(self, job: Job, *, timeout: float) -> bool:
         """Ask the provider to stop a job. True when it says that the work has been stopped.

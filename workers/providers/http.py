@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import orjson
+import pybase64
 import requests
 import requests.utils
 from urllib3 import encode_multipart_formdata
@@ -89,7 +90,8 @@ class Http:
         concurrency: int,
         max_image_bytes: int,
     ) -> None:
-        """`auth`: the header that carries the key, and what precedes the key in it.
+        """`auth`: the header that carries the key, and what precedes the key in it. After `Basic `
+        the key, `user:password`, is sent as RFC 7617 wants it: in base64.
 
         Raises ConfigurationError for a key that cannot be part of a header.
         """
@@ -105,7 +107,8 @@ class Http:
         self._base = access.base_url
         self._origin = origin(access.base_url)
         self._key = key
-        self._auth = {auth[0]: auth[1] + key} if key else {}
+        self._sent_key = pybase64.b64encode(key.encode()).decode() if auth[1] == "Basic " else key
+        self._auth = {auth[0]: auth[1] + self._sent_key} if key else {}
         self._max_image_bytes = max_image_bytes
         self._is_local = access.sandbox or is_loopback(self.host)
         self._own = Transport(concurrency, guarded=False)
@@ -227,14 +230,16 @@ class Http:
         answer: Answer,
         kind: type[ProviderError] | None = None,
         *,
+        said: str = "",
         billed: Billed | None = None,
         retry_after: float | None = None,
     ) -> ProviderError:
         """What the answer to a call comes to: by its status, unless `kind` knows better.
 
-        `retry_after` is for an answer that names no wait itself.
+        `said` is for a provider whose words stand where they are not looked for, `retry_after` for
+        an answer that names no wait itself.
         """
-        said = _said(answer)
+        said = said or _said(answer)
         text = f"{self._provider} answered {answer.status}" + (f": {said}" if said else ".")
         if kind is None:
             kind = _STATUS_ERRORS.get(answer.status)
@@ -251,7 +256,7 @@ class Http:
     def scrub(self, text: str) -> str:
         """A provider's words, made fit to be shown: no secrets, no links, one line, not long."""
         if self._key and not self.sandbox:
-            text = text.replace(self._key, "[hidden]")
+            text = text.replace(self._key, "[hidden]").replace(self._sent_key, "[hidden]")
         text = _LINKS.sub("[link]", _SECRETS.sub("[hidden]", text))
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from flask import Blueprint
 
 from ops.sandbox.dialects import (
+    a1111,
     bfl,
     fal,
     gemini,
@@ -29,5 +30,6 @@ DIALECTS: dict[str, Callable[[Desk], Blueprint]] = {
     "midjourney": midjourney.make_blueprint,
     "ideogram": ideogram.make_blueprint,
     "gemini": gemini.make_blueprint,
+    "a1111": a1111.make_blueprint,
 }
 """By provider, which is also the first part of the path it is served under."""
