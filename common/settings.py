@@ -55,6 +55,7 @@ _PROVIDERS = {
     "ideogram": _Where("ideogram_api_key", "ideogram_base_url", "/ideogram"),
     "gemini": _Where("gemini_api_key", "gemini_base_url", "/gemini/v1beta"),
     "midjourney": _Where("midjourney_proxy_secret", "midjourney_proxy_url", "/midjourney"),
+    "compatible": _Where("compatible_api_key", "compatible_base_url", "/compatible/v1"),
 }
 
 
@@ -121,7 +122,7 @@ class Settings(BaseSettings):
     openai_api_key: SecretStr = Field(SecretStr(""), description="Key of the OpenAI account.")
     openai_base_url: _HttpUrl = Field(
         "https://api.openai.com/v1",
-        description="OpenAI or a server compatible with it; setting it configures the provider, "
+        description="OpenAI's API, or a proxy in front of it; setting it configures the provider, "
         "with or without a key.",
     )
     bfl_api_key: SecretStr = Field(
@@ -169,6 +170,14 @@ class Settings(BaseSettings):
     )
     midjourney_proxy_secret: SecretStr = Field(
         SecretStr(""), description="The midjourney-proxy's mj-api-secret, if it asks for one."
+    )
+    compatible_base_url: _OptionalHttpUrl = Field(
+        "",
+        description="A server that speaks OpenAI's Images API, such as http://localhost:8080/v1 of "
+        "LocalAI, vLLM-Omni or SGLang, or an aggregator; setting it configures the provider.",
+    )
+    compatible_api_key: SecretStr = Field(
+        SecretStr(""), description="The key for that server, if it asks for one."
     )
 
     # -- Tasks and workers

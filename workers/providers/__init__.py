@@ -13,7 +13,7 @@ from workers.providers.http import Http
 from workers.providers.huggingface import HuggingFace
 from workers.providers.ideogram import Ideogram
 from workers.providers.midjourney import Midjourney
-from workers.providers.openai import OpenAI
+from workers.providers.openai import Compatible, OpenAI
 from workers.providers.replicate import Replicate
 from workers.providers.stability import Stability
 from workers.providers.together import Together
@@ -31,6 +31,7 @@ PROVIDERS: dict[str, type[Provider]] = {
     "midjourney": Midjourney,
     "ideogram": Ideogram,
     "gemini": Gemini,
+    "compatible": Compatible,
 }
 """Every adapter, by the name that routes of the catalog call it."""
 

@@ -29,5 +29,6 @@ DIALECTS: dict[str, Callable[[Desk], Blueprint]] = {
     "midjourney": midjourney.make_blueprint,
     "ideogram": ideogram.make_blueprint,
     "gemini": gemini.make_blueprint,
+    "compatible": openai.make_blueprint,
 }
 """By provider, which is also the first part of the path it is served under."""
