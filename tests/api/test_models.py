@@ -10,7 +10,7 @@ from api.models import RecentOutcomes, make_blueprint
 from api.openapi import make_app
 from common.catalog import Catalog
 from common.errors import StoreUnavailable
-from common.store import Outcomes
+from common.store import Outcomes, Shut
 from tests.api.conftest import Stack
 
 MODES = {
@@ -146,6 +146,9 @@ class FakeStore:
         if self.told is None:
             raise StoreUnavailable("away")
         return self.told
+
+    def routes(self) -> dict[str, Shut]:
+        return {}
 
 
 def rank(told: dict[str, Outcomes] | None) -> list[dict[str, Any]]:

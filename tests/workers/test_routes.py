@@ -227,11 +227,14 @@ def test_a_route_that_fails_when_it_is_tried_is_shut_for_longer(shop: Workshop) 
 def test_no_more_calls_are_in_flight_than_the_cap(shop: Workshop) -> None:
     """Of a task with four pictures two are made at a time; another task waits for its turn."""
     now, most, lock = [0], [0], threading.Lock()
+    together = threading.Barrier(2, timeout=20)
 
     def submit(first: int, count: int) -> Outcome:
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
+        if first < 2:
+            together.wait()
         if first == 0:
             with pytest.raises(Deferred) as caught:
                 shop.run(Plain(never), model="busy painter")
