@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.errors import ConfigurationError
 
-__all__ = ["ProviderAccess", "Settings", "env_example", "load_settings"]
+__all__ = ["PROVIDER_NAMES", "ProviderAccess", "Settings", "env_example", "load_settings"]
 
 _HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+(/\S*)?$")]
 _OptionalHttpUrl = Annotated[str, StringConstraints(pattern=r"^(https?://[^\s/]+(/\S*)?)?$")]
@@ -57,6 +57,8 @@ _PROVIDERS = {
     "midjourney": _Where("midjourney_proxy_secret", "midjourney_proxy_url", "/midjourney"),
     "compatible": _Where("compatible_api_key", "compatible_base_url", "/compatible/v1"),
 }
+PROVIDER_NAMES = tuple(_PROVIDERS)
+"""Every provider that settings can configure, and so every one that a route can name."""
 
 
 class Settings(BaseSettings):
@@ -178,6 +180,12 @@ class Settings(BaseSettings):
     )
     compatible_api_key: SecretStr = Field(
         SecretStr(""), description="The key for that server, if it asks for one."
+    )
+    catalog_file: str = Field(
+        "",
+        description="A TOML file with models of your own, in the form of common/catalog.toml: they "
+        "are added to those there, or take the place of one of the same name. Needs to be the same "
+        "for every web and worker.",
     )
 
     # -- Tasks and workers
