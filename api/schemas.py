@@ -112,8 +112,8 @@ class TaskImage(BaseModel):
     )
     b64_json: str | None = Field(None, description="The image in Base64; null if it is lost.")
     revised_prompt: str = Field(description="The prompt that was used.")
-    width: int | None = Field(None, description="Pixels.")
-    height: int | None = Field(None, description="Pixels.")
+    width: int | None = Field(None, description="Pixels that the image really has.")
+    height: int | None = Field(None, description="Pixels that the image really has.")
     error: str | None = Field(None, description="Why there is no image here any more.")
 
 
@@ -206,7 +206,11 @@ class ImageTask(BaseModel):
     poll_url: str = Field(description="Relative to the host; works exactly as returned.")
     data: list[TaskImage]
     warnings: list[str] = Field(description="What of the request was not done, and why.")
-    size: str | None = None
+    size: str | None = Field(
+        None,
+        description="What was asked for. Each image says its own width and height; where they are "
+        "others, because the provider chose them, `warnings` says so.",
+    )
     quality: str | None = None
     style: str | None = None
     sandbox: bool | None = Field(None, description="True when no real provider was asked.")

@@ -8,15 +8,33 @@ import tomllib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.errors import ConfigurationError
+from common.settings import PROVIDER_NAMES
 
 __all__ = ["Catalog", "Model", "Route", "SizeRule"]
 
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]  # fits into a path
+_Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$")]
+_Positive = Annotated[int, Field(ge=1)]
+_Natural = Annotated[int, Field(ge=0)]
 _Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Parameter = Literal[
+    "quality",
+    "style",
+    "user",
+    "seed",
+    "negative_prompt",
+    "aspect_ratio",
+    "output_format",
+    "output_compression",
+    "background",
+    "moderation",
+]
 _KNOWN_FIELDS_ONLY = ConfigDict(extra="forbid")
 
 
@@ -29,12 +47,12 @@ class SizeRule:
 
     __pydantic_config__: ClassVar = _KNOWN_FIELDS_ONLY
 
-    step: Annotated[int, Field(ge=1)]  # both sides are multiples of it
-    min: Annotated[int, Field(ge=1)]  # of a side
-    max: Annotated[int, Field(ge=1)]  # of a side
-    min_pixels: Annotated[int, Field(ge=0)] = 0  # of the whole picture
-    max_pixels: Annotated[int, Field(ge=0)] = 0  # of the whole picture
-    max_ratio: Annotated[int, Field(ge=0)] = 0  # of the longer side to the shorter
+    step: _Positive  # both sides are multiples of it
+    min: _Positive  # of a side
+    max: _Positive  # of a side
+    min_pixels: _Natural = 0  # of the whole picture
+    max_pixels: _Natural = 0  # of the whole picture
+    max_ratio: _Natural = 0  # of the longer side to the shorter
 
     def admits(self, width: int, height: int) -> bool:
         sides = all(
@@ -69,9 +87,11 @@ class Route:
     model: str  # what the provider calls it
     notice: str = ""  # said in `warnings` of every task that takes this route
     quality: dict[str, str] = field(default_factory=dict)  # our word -> the provider's
-    upstream_sizes: dict[str, str] = field(default_factory=dict)  # a caller's -> what is asked for
+    upstream_sizes: dict[_Size, _Size] = field(
+        default_factory=dict
+    )  # a caller's -> what is asked for
     drops: tuple[str, ...] = ()
-    cap: Annotated[int, Field(ge=0)] = 0  # most calls in flight, of the whole fleet; 0: no limit
+    cap: _Natural = 0  # most calls in flight, of the whole fleet; 0: no limit
     price_per_image_usd: _Dollars | None = None  # where it is not the model's
 
     @property
@@ -90,23 +110,23 @@ class Model:
 
     __pydantic_config__: ClassVar = _KNOWN_FIELDS_ONLY
 
-    id: str
+    id: _Name
     owned_by: str
     mode: Literal["inline", "task"]  # how the provider usually answers
     description: str
-    sizes: tuple[str, ...]
-    default_size: str
+    sizes: tuple[_Size, ...]
+    default_size: _Size
     max_n: Annotated[int, Field(ge=1, le=4)]
-    max_prompt_characters: int
-    routes: Annotated[tuple[Route, ...], Field(min_length=1)]
-    typical_seconds: float
-    deadline_seconds: int
-    created: int
+    max_prompt_characters: _Positive
+    routes: tuple[Route, ...]
+    typical_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    deadline_seconds: _Positive
+    created: _Natural  # Unix seconds
     size_rule: SizeRule | None = None
     qualities: tuple[str, ...] = ()
     styles: tuple[str, ...] = ()
     output_formats: tuple[str, ...] = ()
-    parameters: tuple[str, ...] = ()
+    parameters: tuple[_Parameter, ...] = ()
     price_per_image_usd: _Dollars | None = None
 
     def takes_size(self, size: str) -> bool:
@@ -126,19 +146,27 @@ class Model:
 
 
 class Catalog:
-    """All models by their public id, in the order of the file."""
+    """All models by their public id, in the order of the files."""
 
     def __init__(self, models: Iterable[Model]) -> None:
         self._models = {model.id: model for model in models}
 
     @classmethod
-    def load(cls) -> Catalog:
-        """Read the catalog that ships with the package.
+    def load(cls, own: str = "") -> Catalog:
+        """The catalog that ships with the package, with the operator's own on top of it.
 
-        Raises ConfigurationError naming the entry that is wrong.
+        `own` is the path of a file in the same form, as CATALOG_FILE names it. A model of it comes
+        after the shipped ones, or in place of the one of its name; `enabled = false` takes one
+        away. Raises ConfigurationError with a line for each thing that is wrong.
         """
         text = resources.files("common").joinpath("catalog.toml").read_text("utf-8")
-        return cls(_model(name, entry) for name, entry in tomllib.loads(text).items())
+        models = _models(text, "catalog.toml")
+        if own:
+            models |= _models(_read(own), f"CATALOG_FILE: {own}", shipped=models)
+        offered = [model for model in models.values() if model is not None]
+        if not offered:
+            raise ConfigurationError(f"CATALOG_FILE: {own} leaves no model to offer")
+        return cls(offered)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
@@ -158,19 +186,63 @@ class Catalog:
 _MODEL = TypeAdapter(Model)
 
 
-def _model(model_id: str, entry: dict[str, Any]) -> Model:
+def _read(path: str) -> str:
     try:
-        model = _MODEL.validate_python(entry | {"id": model_id})
-    except ValidationError as error:
-        complaints = (
-            f"catalog.toml, model {model_id}: {_complaint(problem)}" for problem in error.errors()
-        )
-        raise ConfigurationError("\n".join(complaints)) from None
-    if not model.takes_size(model.default_size):
+        return Path(path).read_text("utf-8")
+    except OSError as error:
         raise ConfigurationError(
-            f"catalog.toml, model {model_id}: default_size: the model does not take it"
-        )
-    return model
+            f"CATALOG_FILE: {path} cannot be read: {error.strerror}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"CATALOG_FILE: {path} is not UTF-8") from error
+
+
+def _models(text: str, source: str, shipped: Collection[str] = ()) -> dict[str, Model | None]:
+    """The models of a TOML text by name; None for one that is not offered."""
+    try:
+        entries = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{source} is not TOML: {error}") from error
+    models: dict[str, Model | None] = {}
+    complaints: list[str] = []
+    for name, entry in entries.items():
+        models[name], wrong = _model(name, entry, shipped)
+        complaints += [f"{source}, model {name}: {what}" for what in wrong]
+    if complaints:
+        raise ConfigurationError("\n".join(complaints))
+    return models
+
+
+def _model(name: str, entry: object, shipped: Collection[str]) -> tuple[Model | None, list[str]]:
+    """An entry's model, None when it is not to be offered, and all that is wrong with the entry."""
+    if not isinstance(entry, dict):
+        return None, [f"it has to be a table, [{name}]"]
+    enabled = entry.pop("enabled", True)
+    if not isinstance(enabled, bool):
+        return None, ["enabled: it has to be true or false"]
+    if not enabled:
+        unknown = not entry and name not in shipped
+        return None, ["there is no such model to take away"] if unknown else []
+    try:
+        model = _MODEL.validate_python(entry | {"id": name})
+    except ValidationError as error:
+        return None, [_complaint(problem) for problem in error.errors()]
+    wrong = [
+        f"routes.{at}.provider: {_no_provider(route.provider)}"
+        for at, route in enumerate(model.routes)
+        if route.provider not in PROVIDER_NAMES
+    ]
+    if not model.routes:
+        wrong.append("routes: there has to be one")
+    if not model.takes_size(model.default_size):
+        wrong.append("default_size: it is neither one of sizes nor within size_rule")
+    return model, wrong
+
+
+def _no_provider(name: str) -> str:
+    near = difflib.get_close_matches(name, PROVIDER_NAMES, n=1)
+    meant = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(PROVIDER_NAMES)}"
+    return f"there is no provider {name!r}{meant}"
 
 
 def _complaint(problem: Any) -> str:

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.errors import ConfigurationError
 
-__all__ = ["ProviderAccess", "Settings", "env_example", "load_settings"]
+__all__ = ["PROVIDER_NAMES", "ProviderAccess", "Settings", "env_example", "load_settings"]
 
 _HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+(/\S*)?$")]
 _OptionalHttpUrl = Annotated[str, StringConstraints(pattern=r"^(https?://[^\s/]+(/\S*)?)?$")]
@@ -56,7 +56,10 @@ _PROVIDERS = {
     "gemini": _Where("gemini_api_key", "gemini_base_url", "/gemini/v1beta"),
     "midjourney": _Where("midjourney_proxy_secret", "midjourney_proxy_url", "/midjourney"),
     "a1111": _Where("a1111_auth", "a1111_url", "/a1111"),
+    "compatible": _Where("compatible_api_key", "compatible_base_url", "/compatible/v1"),
 }
+PROVIDER_NAMES = tuple(_PROVIDERS)
+"""Every provider that settings can configure, and so every one that a route can name."""
 
 
 class Settings(BaseSettings):
@@ -122,7 +125,7 @@ class Settings(BaseSettings):
     openai_api_key: SecretStr = Field(SecretStr(""), description="Key of the OpenAI account.")
     openai_base_url: _HttpUrl = Field(
         "https://api.openai.com/v1",
-        description="OpenAI or a server compatible with it; setting it configures the provider, "
+        description="OpenAI's API, or a proxy in front of it; setting it configures the provider, "
         "with or without a key.",
     )
     bfl_api_key: SecretStr = Field(
@@ -179,6 +182,20 @@ class Settings(BaseSettings):
     a1111_auth: SecretStr = Field(
         SecretStr(""),
         description="user:password of that server, if it was started with --api-auth.",
+    )
+    compatible_base_url: _OptionalHttpUrl = Field(
+        "",
+        description="A server that speaks OpenAI's Images API, such as http://localhost:8080/v1 of "
+        "LocalAI, vLLM-Omni or SGLang, or an aggregator; setting it configures the provider.",
+    )
+    compatible_api_key: SecretStr = Field(
+        SecretStr(""), description="The key for that server, if it asks for one."
+    )
+    catalog_file: str = Field(
+        "",
+        description="A TOML file with models of your own, in the form of common/catalog.toml: they "
+        "are added to those there, or take the place of one of the same name. Needs to be the same "
+        "for every web and worker.",
     )
 
     # -- Tasks and workers

@@ -44,7 +44,7 @@ def make_store(settings: Settings) -> TaskStore:
 def make_app(settings: Settings) -> Celery:
     """A Celery application whose worker serves generations."""
     store = make_store(settings)
-    catalog = Catalog.load()
+    catalog = Catalog.load(settings.catalog_file)
     app = Celery("darkroom")
     app.conf.update(_configuration(settings, catalog))
     app.conf[STORE_OPTION] = store

@@ -80,6 +80,7 @@ def test_settings_cannot_be_changed() -> None:
         ("SANDBOX_URL", "localhost"),
         ("OPENAI_BASE_URL", "api.openai.com"),
         ("BFL_BASE_URL", "https://"),
+        ("COMPATIBLE_BASE_URL", "localhost:8080/v1"),
         ("RETENTION_HOURS", "0"),
         ("RETENTION_HOURS", "10000"),
         ("RETENTION_HOURS", "nan"),
@@ -219,13 +220,24 @@ def test_an_address_configures_its_provider_without_a_key() -> None:
     assert providers["openai"].base_url == "http://localhost:1/v1"
 
 
-def test_a_provider_without_a_default_address_is_configured_by_its_address_alone() -> None:
-    assert load_settings(midjourney_proxy_secret="s").providers() == {}
-    assert load_settings(midjourney_proxy_url="").providers() == {}
+@pytest.mark.parametrize(
+    ("name", "url", "key"),
+    [
+        ("midjourney", "midjourney_proxy_url", "midjourney_proxy_secret"),
+        ("compatible", "compatible_base_url", "compatible_api_key"),
+    ],
+)
+def test_a_provider_without_a_default_address_is_configured_by_its_address_alone(
+    name: str, url: str, key: str
+) -> None:
+    assert load_settings(**{key: "s"}).providers() == {}
+    assert load_settings(**{url: ""}).providers() == {}
 
-    (access,) = load_settings(midjourney_proxy_url="http://mj:8080/").providers().values()
-    assert (access.base_url, access.key.get_secret_value()) == ("http://mj:8080", "")
-    assert not access.sandbox
+    providers = load_settings(**{url: "http://mine:8080/v1/"}).providers()
+    assert providers.keys() == {name}
+    assert providers[name].base_url == "http://mine:8080/v1"
+    assert providers[name].key.get_secret_value() == ""
+    assert not providers[name].sandbox
 
 
 @pytest.mark.parametrize(

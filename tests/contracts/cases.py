@@ -399,6 +399,49 @@ def _a1111() -> Case:
     )
 
 
+def _compatible() -> Case:
+    route = Route("compatible", "gpt-image-2")
+    own = ImageRequest(
+        "own",
+        "x",
+        size="768x512",
+        seed=7,
+        negative_prompt="blur",
+        style="natural",
+        user="a@b.example",
+    )
+    passed_on = ImageRequest(
+        "gpt-image-2",
+        "x",
+        quality="high",
+        background="transparent",
+        output_format="webp",
+        output_compression=80,
+        moderation="low",
+    )
+    return Case(
+        sandbox_path="/compatible/v1",
+        documents="openai-compatible",
+        submit_path=IMAGES_PATH,
+        route=route,
+        request=ImageRequest("gpt-image-2", "a red fox"),
+        accepts=lambda _: {"data": [{"b64_json": base64.b64encode(PNG).decode()}]},
+        key_header="authorization",
+        has_jobs=False,
+        variants=(
+            (
+                ImageRequest("dall-e-3", "x", quality="hd", style="vivid"),
+                Route("compatible", "dall-e-3"),
+            ),
+            (own, Route("compatible", "qwen-image")),
+            (passed_on, route),
+        ),
+        newer={"moderation": {"enum": ["auto", "low"]}},  # OpenAI's, and its resellers'
+        document_path=f"/v1{IMAGES_PATH}",
+        tells_cost=False,
+    )
+
+
 CASES = {
     "openai": _openai(),
     "bfl": _bfl(),
@@ -411,4 +454,5 @@ CASES = {
     "ideogram": _ideogram(),
     "gemini": _gemini(),
     "a1111": _a1111(),
+    "compatible": _compatible(),
 }

@@ -165,6 +165,8 @@ def test_names_what_went_wrong(
         ("gemini", "failed", JobFailed, "unknown"),
         ("gemini", "text_only", JobFailed, "unknown"),
         ("gemini", "moderated", ContentRefused, "unknown"),
+        ("compatible", "overloaded", Unavailable, "no"),
+        ("compatible", "failed", OutcomeUnknown, "unknown"),
         ("midjourney", "overloaded", RateLimited, "no"),
         ("midjourney", "active_limit:0", RateLimited, "no"),
         ("midjourney", "no_account", Unavailable, "no"),

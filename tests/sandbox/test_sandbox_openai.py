@@ -212,3 +212,56 @@ def test_more_pictures_of_higher_quality_take_longer(sandbox):
         return time.monotonic() - started
 
     assert 0.1 < seconds() < seconds(n=10, quality="high")
+
+
+def test_a_compatible_server_answers_as_documented(sandbox, documents):
+    (sample,) = documents.examples("openai-compatible")
+
+    answer = compatible(sandbox, sample["body"] | {"model": "gpt-image-2"})
+
+    assert answer.status_code == 200
+    documents.check("openai-compatible.json", "TolerantImagesResponse", answer.json())
+    assert [picture.size for picture in open_pictures(answer)] == [(1792, 1024)] * 2
+    assert {entry["provider"] for entry in sandbox.purchases()} == {"compatible"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"model": "dall-e-3", "size": "1024x1792", "quality": "hd", "style": "natural"},
+        {"model": "dall-e-2", "size": "256x256"},
+        {"model": "gpt-image-2", "quality": "low"},
+        {"model": "dall-e-3", "seed": 7, "negative_prompt": "blur"},
+    ],
+)
+def test_a_compatible_server_still_has_what_openai_retired(sandbox, body):
+    answer = compatible(sandbox, body | {"prompt": "a fox"})
+
+    assert answer.status_code == 200
+    (picture,) = open_pictures(answer)
+    assert f"{picture.width}x{picture.height}" == body.get("size", "1024x1024")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"model": "dall-e-3", "size": "512x512"}, "size"),
+        ({"model": "dall-e-3", "quality": "medium"}, "quality"),
+        ({"model": "dall-e-3", "response_format": "url"}, "response_format"),
+        ({"model": "dall-e-3", "promt": "x"}, "promt"),
+    ],
+)
+def test_a_compatible_server_refuses_what_it_does_not_know(sandbox, documents, body, param):
+    answer = compatible(sandbox, body | {"prompt": "a fox"})
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    documents.check("openai-compatible.json", "Error", answer.json())
+
+
+def compatible(sandbox, body):
+    return sandbox.http.post(
+        f"{sandbox.url}/compatible/v1/images/generations",
+        json=body,
+        headers={"Authorization": "Bearer sk-test"},
+        timeout=20,
+    )

@@ -14,7 +14,7 @@ from workers.providers.http import Http
 from workers.providers.huggingface import HuggingFace
 from workers.providers.ideogram import Ideogram
 from workers.providers.midjourney import Midjourney
-from workers.providers.openai import OpenAI
+from workers.providers.openai import Compatible, OpenAI
 from workers.providers.replicate import Replicate
 from workers.providers.stability import Stability
 from workers.providers.together import Together
@@ -33,6 +33,7 @@ PROVIDERS: dict[str, type[Provider]] = {
     "ideogram": Ideogram,
     "gemini": Gemini,
     "a1111": Automatic1111,
+    "compatible": Compatible,
 }
 """Every adapter, by the name that routes of the catalog call it."""
 

@@ -16,7 +16,6 @@ from common.errors import (
     RateLimited,
     Unavailable,
 )
-from common.task import ImageRequest
 from workers.providers.base import (
     Job,
     Order,
@@ -29,7 +28,7 @@ from workers.providers.base import (
 )
 from workers.providers.transport import Answer
 
-__all__ = ["OpenAI"]
+__all__ = ["Compatible", "OpenAI"]
 
 # The codes of `error` that say more than the status, and the statuses they are believed with.
 _CODES: dict[str, type[ProviderError]] = {
@@ -75,7 +74,7 @@ class OpenAI(Provider):
     def submit(self, order: Order, *, timeout: float) -> Outcome:
         answer = self._api.post(
             "/images/generations",
-            self._body(order.request, order.route, order.count),
+            self._body(order),
             deadline=time.monotonic() + timeout,
             pictures=order.count,
         )
@@ -100,11 +99,20 @@ class OpenAI(Provider):
         host = self._api.host
         return self._api.sandbox or host == "api.openai.com" or host.endswith(".api.openai.com")
 
-    def _body(self, request: ImageRequest, route: Route, count: int) -> dict[str, Any]:
+    def _body(self, order: Order) -> dict[str, Any]:
+        drops = order.route.drops
+        return {
+            name: value
+            for name, value in self._fields(order).items()
+            if value is not None and name not in drops
+        }
+
+    def _fields(self, order: Order) -> dict[str, Any]:
+        request, route = order.request, order.route
         fields = {
             "model": route.model,
             "prompt": request.prompt,
-            "n": count,
+            "n": order.count,
             "size": route.upstream_size(request.size),
             "quality": route.quality.get(request.quality or "standard", request.quality),
             "background": request.background,
@@ -118,11 +126,7 @@ class OpenAI(Provider):
             # The default is `url` in some servers and refused by others; GPT image models, also
             # behind a reseller, refuse the parameter.
             fields["response_format"] = "b64_json"
-        return {
-            name: value
-            for name, value in fields.items()
-            if value is not None and name not in route.drops
-        }
+        return fields
 
     def _error(self, answer: Answer) -> ProviderError:
         error = answer.json().get("error")
@@ -148,7 +152,7 @@ class OpenAI(Provider):
         if links:
             return Job(usage.get("request_id", "pictures"), {"pictures": links}, usage=usage)
         raise BadAnswer(
-            "openai answered without a picture that could be read.",
+            f"{self.name} answered without a picture that could be read.",
             billed="yes" if items or "tokens" in usage else "unknown",
         )
 
@@ -186,6 +190,27 @@ class OpenAI(Provider):
             )
             usage |= {"cost_usd": round(millionths / 1_000_000, 6), "cost_estimated": True}
         return usage
+
+
+class Compatible(OpenAI):
+    """A server of somebody's own that speaks the same, or an aggregator in front of others.
+
+    It serves models that OpenAI does not have, or not any more, and some of them take more.
+    """
+
+    name = "compatible"
+
+    @property
+    def _is_openai(self) -> bool:
+        return False
+
+    def _fields(self, order: Order) -> dict[str, Any]:
+        request = order.request
+        return super()._fields(order) | {
+            "style": request.style,
+            "seed": None if request.seed is None else request.seed + order.first,
+            "negative_prompt": request.negative_prompt,
+        }
 
 
 def _picture(item: dict[str, Any]) -> Picture | None:

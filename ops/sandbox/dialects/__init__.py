@@ -31,5 +31,6 @@ DIALECTS: dict[str, Callable[[Desk], Blueprint]] = {
     "ideogram": ideogram.make_blueprint,
     "gemini": gemini.make_blueprint,
     "a1111": a1111.make_blueprint,
+    "compatible": openai.make_blueprint,
 }
 """By provider, which is also the first part of the path it is served under."""
