@@ -19,6 +19,7 @@ import requests
 from pydantic import SecretStr
 
 from common.catalog import Route
+from common.errors import ProviderError
 from common.settings import ProviderAccess
 from common.task import ImageRequest
 from tests.contracts.cases import CASES, Case
@@ -177,6 +178,13 @@ def dead_url() -> str:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+def places(result: Pictures) -> list[bytes | type[ProviderError]]:
+    """What is in each place of a call: the bytes of a picture, or the kind of error."""
+    return [
+        type(place) if isinstance(place, ProviderError) else place.data for place in result.pictures
+    ]
 
 
 def read_document(path: str) -> Any:

@@ -20,7 +20,16 @@ from common.errors import (
     Unavailable,
 )
 from common.task import ImageRequest
-from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider, from_base64
+from workers.providers.base import (
+    Job,
+    Order,
+    Outcome,
+    Picture,
+    Pictures,
+    Provider,
+    delivered,
+    from_base64,
+)
 from workers.providers.transport import Answer
 
 __all__ = ["Fal"]
@@ -121,27 +130,23 @@ class Fal(Provider):
     ) -> Pictures:
         flags = body.get("has_nsfw_concepts")
         blanked = flags if isinstance(flags, list) else []
-        shown = [
-            image
+        seed = body.get("seed") if type(body.get("seed")) is int else None
+        places = (
+            # The address leads to a picture, but not to the one that was made.
+            ContentRefused("fal refused to show what it made: has_nsfw_concepts.")
+            if blanked[index : index + 1] == [True]
+            else self._picture(image, seed, deadline)
             for index, image in enumerate(images)
-            if isinstance(image, dict) and blanked[index : index + 1] != [True]
-        ]
-        if not shown and True in blanked:
-            raise ContentRefused("fal refused to show what it made: has_nsfw_concepts.")
-        seed = body.get("seed")
-        pictures = tuple(
-            Picture(data, seed=seed if type(seed) is int else None)
-            for image in shown
-            if (data := self._data(image.get("url"), deadline))
         )
-        if not pictures:
-            raise BadAnswer("fal answered without a picture that could be read.", billed="yes")
-        return Pictures(pictures, job.usage | _usage(job, images))
+        return delivered(places, job.usage | _usage(job, images))
 
-    def _data(self, url: object, deadline: float) -> bytes | None:
-        if not isinstance(url, str) or url.startswith("data:"):
-            return from_base64(url)
-        return self._api.download(url, hosts=_PICTURE_HOSTS, deadline=deadline)
+    def _picture(self, image: object, seed: int | None, deadline: float) -> Picture | ProviderError:
+        match image:
+            case {"url": str(url)} if url and not url.startswith("data:"):
+                return self._fetch(url, hosts=_PICTURE_HOSTS, deadline=deadline, seed=seed)
+            case {"url": url} if data := from_base64(url):
+                return Picture(data, seed=seed)
+        return BadAnswer("fal answered without a picture that could be read.", billed="yes")
 
     def _error(self, answer: Answer) -> ProviderError:
         if answer.status == 403 and "locked" in str(answer.json().get("detail")).lower():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -21,7 +22,7 @@ from common.errors import (
     Unavailable,
 )
 from common.task import ImageRequest
-from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider
+from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider, delivered
 from workers.providers.transport import Answer
 
 __all__ = ["Midjourney"]
@@ -69,7 +70,7 @@ class Midjourney(Provider):
         answer = self._api.get(f"{_task(job)}/fetch", deadline=deadline)
         match answer.json() if answer.ok else {}:
             case {"status": "SUCCESS", **task}:
-                return Pictures(self._pictures(job, task, deadline), job.usage)
+                return self._pictures(job, task, deadline)
             case {"status": "FAILURE", **task}:
                 raise self._failure(task)
             case {"status": "CANCEL"}:
@@ -97,7 +98,7 @@ class Midjourney(Provider):
             raise self._api.error(answer)
         return True
 
-    def _pictures(self, job: Job, task: dict[str, Any], deadline: float) -> tuple[Picture, ...]:
+    def _pictures(self, job: Job, task: dict[str, Any], deadline: float) -> Pictures:
         count = job.state.get("count", 1)
         seed = _seed(task.get("seed"))
         match task.get("imageUrls"):
@@ -106,17 +107,21 @@ class Midjourney(Provider):
             case _:
                 urls = []
         if len(urls) >= count:
-            return tuple(Picture(self._download(url, deadline), seed=seed) for url in urls[:count])
-        grid = self._download(task.get("imageUrl"), deadline)
-        return tuple(Picture(grid, seed=seed, quarter=number) for number in range(count))
+            singles = (self._picture(url, seed, deadline) for url in urls[:count])
+            return delivered(singles, job.usage)
+        grid = self._picture(task.get("imageUrl"), seed, deadline)
+        if isinstance(grid, ProviderError):
+            raise grid
+        quarters = tuple(replace(grid, quarter=number) for number in range(count))
+        return Pictures(quarters, job.usage)
 
-    def _download(self, url: object, deadline: float) -> bytes:
+    def _picture(self, url: object, seed: int | None, deadline: float) -> Picture | ProviderError:
         if not isinstance(url, str) or not url:
             text = "midjourney calls the job a success, but names no picture."
-            raise BadAnswer(text, billed="yes")
+            return BadAnswer(text, billed="yes")
         # Some proxies keep the pictures themselves, and may give the path alone.
         hosts = (*_DISCORD, self._api.host)
-        return self._api.download(self._api.absolute(url), hosts=hosts, deadline=deadline)
+        return self._fetch(self._api.absolute(url), hosts=hosts, deadline=deadline, seed=seed)
 
     def _refusal(self, answer: Answer) -> ProviderError:
         body = answer.json()
