@@ -140,6 +140,9 @@ def test_a_foreign_polling_address_loses_nothing(buyer: Buyer, prompt: str) -> N
         (Reply(problem("value_error"), 422), Refused, "no"),
         (Reply({"detail": "bad", "error_type": "bad_request"}, 400), Refused, "no"),
         (Reply(problem("no_media_generated"), 422), JobFailed, "unknown"),
+        (Reply(problem("downstream_service_error"), 422), JobFailed, "unknown"),
+        (Reply(problem("downstream_service_unavailable"), 400), JobFailed, "unknown"),
+        (Reply(problem("generation_timeout"), 422), JobFailed, "unknown"),
         (Reply(problem("internal_server_error"), 500), JobFailed, "no"),
         (Reply(problem("generation_timeout"), 504), JobFailed, "no"),
         (Reply({"detail": "x", "error_type": "runner_disconnected"}, 503), JobFailed, "no"),
@@ -167,6 +170,31 @@ def test_completed_is_not_success(
 ) -> None:
     with pytest.raises(ProviderError) as caught:
         poll(connect, serve, COMPLETED, answer)
+
+    assert (type(caught.value), caught.value.billed) == (error, billed)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "error", "billed"),
+    [
+        (Reply({}, 422), "content_policy_violation", ContentRefused, "unknown"),
+        (Reply(b"<html>oops</html>", 500), None, JobFailed, "no"),
+        (Reply({}, 503), "runner_disconnected", JobFailed, "no"),
+        (Reply({}, 422), "value_error", Refused, "no"),
+    ],
+)
+def test_the_reason_may_be_told_with_the_status_alone(
+    connect: Connect,
+    serve: Serve,
+    answer: Reply,
+    kind: str | None,
+    error: type[ProviderError],
+    billed: str,
+) -> None:
+    told = Reply({"status": "COMPLETED", "error": "It was flagged.", "error_type": kind})
+
+    with pytest.raises(ProviderError, match="It was flagged") as caught:
+        poll(connect, serve, told, answer)
 
     assert (type(caught.value), caught.value.billed) == (error, billed)
 

@@ -19,7 +19,7 @@ from common.errors import (
     Refused,
     Unavailable,
 )
-from common.task import ImageRequest
+from common.task import Billed, ImageRequest
 from workers.providers.base import (
     Job,
     Order,
@@ -40,6 +40,15 @@ _URLS = ("status_url", "response_url", "cancel_url")
 
 # Statuses with which the place of a result may tell how the work ended.
 _VERDICTS = (400, 404, 410, 422, 499, 500, 503, 504)
+
+# Troubles of the work itself, whatever the status that they come with.
+_FAILURES = {
+    "no_media_generated",
+    "generation_timeout",
+    "downstream_service_error",
+    "downstream_service_unavailable",
+    "internal_server_error",
+}
 
 # Dollars per megapixel, of which each picture has a whole number. The answer tells no cost;
 # these are the list prices of 2026-11.
@@ -119,7 +128,7 @@ class Fal(Provider):
         if answer.status == 202 or "still in progress" in str(body.get("detail")):
             return job
         if not answer.ok:
-            raise self._verdict(answer, {*_types(answer), *_texts(told.get("error_type"))})
+            raise self._verdict(answer, told)
         match body:
             case {"images": [*images]} if images:
                 return self._pictures(job, body, images, deadline)
@@ -155,17 +164,23 @@ class Fal(Provider):
             return self._api.error(answer, ContentRefused)
         return self._api.error(answer)
 
-    def _verdict(self, answer: Answer, types: set[str]) -> ProviderError:
-        """What an answer other than a success, at the place of the result, says of the work."""
+    def _verdict(self, answer: Answer, told: dict[str, Any]) -> ProviderError:
+        """What an answer other than a success, at the place of the result, says of the work.
+
+        `told` is what was said when the request was over.
+        """
+        types = _types(answer) | _texts(told.get("error_type"))
+        reason = next(iter(_texts(told.get("error"))), "")
         if "content_policy_violation" in types:
-            return self._api.error(answer, ContentRefused)
+            return self._api.error(answer, ContentRefused, reason=reason)
         if answer.status in (404, 410):
             return JobLost("fal does not know the result any more.")
-        if answer.status in (400, 422) and not types & {"no_media_generated"}:
-            return self._api.error(answer, Refused)
-        if types:
+        if answer.status in (400, 422) and not types & _FAILURES:
+            return self._api.error(answer, Refused, reason=reason)
+        if types or reason:
             # Requests that end with such a status are never charged, the provider says.
-            return self._api.error(answer, JobFailed, billed="no" if answer.status >= 499 else None)
+            billed: Billed | None = "no" if answer.status >= 499 else None
+            return self._api.error(answer, JobFailed, billed=billed, reason=reason)
         return self._api.error(answer, Unavailable)  # not the model's own words: ask again
 
 

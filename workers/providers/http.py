@@ -48,6 +48,7 @@ DOWNLOAD_SECONDS = 120.0
 RETRY_AFTER_LIMIT = 3600.0
 REDIRECT_LIMIT = 3
 MESSAGE_LIMIT = 300  # characters
+MESSAGE_TAIL = 120  # of which so many are from the end, where the reason of a refusal often is
 JSON_BYTES = 1_000_000  # an answer without its pictures
 
 _STATUS_ERRORS: dict[int, type[ProviderError]] = {
@@ -229,12 +230,13 @@ class Http:
         *,
         billed: Billed | None = None,
         retry_after: float | None = None,
+        reason: str = "",
     ) -> ProviderError:
         """What the answer to a call comes to: by its status, unless `kind` knows better.
 
-        `retry_after` is for an answer that names no wait itself.
+        `retry_after` and `reason` are for an answer that names no wait and says no word itself.
         """
-        said = _said(answer)
+        said = _said(answer) or reason
         text = f"{self._provider} answered {answer.status}" + (f": {said}" if said else ".")
         if kind is None:
             kind = _STATUS_ERRORS.get(answer.status)
@@ -254,7 +256,9 @@ class Http:
             text = text.replace(self._key, "[hidden]")
         text = _LINKS.sub("[link]", _SECRETS.sub("[hidden]", text))
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
+        if len(text) <= MESSAGE_LIMIT:
+            return text
+        return f"{text[: MESSAGE_LIMIT - MESSAGE_TAIL - 3]} … {text[-MESSAGE_TAIL:]}"
 
     @property
     def _headers(self) -> dict[str, str]:

@@ -49,11 +49,11 @@ class Together(Provider):
         return delivered(places, job.usage)
 
     def _error(self, answer: Answer) -> ProviderError:
-        # No code tells a refusal from a wrong field, only the text.
-        match answer.status, answer.json():
-            case 400 | 422, {"error": {"message": str(text)}} if "nsfw" in text.lower():
-                return self._api.error(answer, ContentRefused)
-        return self._api.error(answer)
+        error = self._api.error(answer)
+        # No code tells a refusal from a wrong field, only the text, in a form nobody promises.
+        if answer.status in (400, 422) and "nsfw" in error.message.lower():
+            return self._api.error(answer, ContentRefused)
+        return error
 
 
 def _body(request: ImageRequest, route: Route, count: int, first: int) -> dict[str, Any]:
