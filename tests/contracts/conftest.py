@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,13 @@ class Sandbox:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
+    with running_sandbox() as running:
+        yield running
+
+
+@contextmanager
+def running_sandbox() -> Iterator[Sandbox]:
+    """A sandbox of one's own, to which nobody else sends anything."""
     environment = os.environ | {"SANDBOX_PORT": "0", "SANDBOX_SPEED": "50"}
     command = [sys.executable, "-m", "ops.sandbox"]
     with subprocess.Popen(

@@ -31,6 +31,11 @@ _DISCORD = ("cdn.discordapp.com", "media.discordapp.net")
 _KEY_LENGTH = 255  # of `state`, which the proxy keeps and shows with the task
 _NOT_FOUND_LIMIT = 5  # polls in a row
 
+# novicezk's line lists all the tasks it has, of up to thirty days; trueai-org's the newest hundred.
+_LIST_BYTES = 32_000_000
+_LIST_CUT = 100  # tasks
+_LIST_REACH = 3_600_000  # milliseconds; a task of ours is over long before
+
 # Answers to a submit: a number in a body whose HTTP status is 200 nearly always.
 _ACCEPTED = (1, 21, 22)
 _QUEUE_IS_FULL = "队列已满"  # told apart by nothing else from other failures with code 9
@@ -52,17 +57,18 @@ class Midjourney(Provider):
     auth = ("mj-api-secret", "")
     pictures_per_call = 4
     poll_every = 3.0
+    in_doubt = "lookup"
 
     def submit(self, order: Order, *, timeout: float) -> Outcome:
         body = {"prompt": _prompt(order.request, order.route, order.first)}
         if order.key:
-            body["state"] = order.key[:_KEY_LENGTH]
+            body["state"] = _state(order)
         answer = self._api.post("/mj/submit/imagine", body, deadline=time.monotonic() + timeout)
         match answer.json():
-            case {"code": code, "result": str() | int() as result} if (
-                answer.ok and code in _ACCEPTED and 0 < len(str(result)) <= 200
+            case {"code": code, "result": result} if (
+                answer.ok and code in _ACCEPTED and (job := _job(result, order))
             ):
-                return Job(str(result), {"count": order.count})
+                return job
         raise self._refusal(answer)
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
@@ -97,6 +103,29 @@ class Midjourney(Provider):
         if not answer.ok:
             raise self._api.error(answer)
         return True
+
+    def lookup(self, order: Order, *, timeout: float) -> Job | None:
+        """Finds the order's key among the tasks that the proxy lists, finished ones too.
+
+        Raises Unavailable also when the list may have been cut before it came to the call.
+        """
+        if not order.key:
+            raise Unavailable("midjourney cannot be asked for a call without a name.")
+        deadline = time.monotonic() + timeout
+        answer = self._api.get("/mj/task/list", deadline=deadline, room=_LIST_BYTES, verdicts=())
+        told = answer.array()
+        if told is None:
+            raise Unavailable("midjourney answered without a list of its tasks.")
+        tasks = [task for task in told if isinstance(task, dict)]
+        ours = [task for task in tasks if task.get("state") == _state(order)]
+        # If there are several, the earlier ones failed for nothing, and the call was made again.
+        for task in sorted(ours, key=_submitted, reverse=True):
+            if job := _job(task.get("id"), order):
+                return job
+        times = [at for task in tasks if (at := _submitted(task))] or [0]
+        if len(told) == _LIST_CUT and max(times) - min(times) < _LIST_REACH:
+            raise Unavailable("midjourney has too many new tasks to tell of this one.")
+        return None
 
     def _pictures(self, job: Job, task: dict[str, Any], deadline: float) -> Pictures:
         count = job.state.get("count", 1)
@@ -179,6 +208,24 @@ def _prompt(request: ImageRequest, route: Route, first: int) -> str:
                 "size, seed and negative_prompt are fields of the request."
             )
     return " ".join(parts)
+
+
+def _state(order: Order) -> str:
+    """By what the proxy knows the call."""
+    return order.key[:_KEY_LENGTH]
+
+
+def _job(task_id: object, order: Order) -> Job | None:
+    """What the proxy is asked about; None for an id that cannot be one."""
+    if not isinstance(task_id, str | int) or not 0 < len(str(task_id)) <= 200:
+        return None
+    return Job(str(task_id), {"count": order.count})
+
+
+def _submitted(task: dict[str, Any]) -> int:
+    """When a task was submitted, in Unix milliseconds; 0 when that is not told."""
+    told = task.get("submitTime")
+    return told if type(told) is int else 0
 
 
 def _task(job: Job) -> str:
