@@ -42,6 +42,7 @@ class Case:
     default_wait: float | None = None  # seconds assumed after a 429 that names none
     polled: frozenset[str] = frozenset()  # examples of answers to a poll that do not say so
     lacks: frozenset[str] = frozenset()  # faults for which the provider has no form
+    reasons: tuple[str, ...] = ()  # how it words a refusal of the prompt, and one of the picture
     tells_cost: bool = True
     takes_any_size: bool = False
     picture_format: str = "PNG"
@@ -66,6 +67,7 @@ def _openai() -> Case:
             "data": [{"b64_json": base64.b64encode(PNG).decode()}],
         },
         key_header="authorization",
+        reasons=("safety_violations=[sexual]", "safety_violations=[sexual]"),
         has_jobs=False,
         variants=(
             (ImageRequest("dall-e-3", "x", quality="hd", style="vivid", user="a@b.example"), route),
@@ -127,6 +129,7 @@ def _bfl() -> Case:
             "cost": 4.0,
         },
         key_header="x-key",
+        reasons=("Safety Filter", "Derivative Works Filter"),
         has_jobs=True,
         variants=(
             (wide, route),
@@ -161,6 +164,7 @@ def _replicate() -> Case:
         request=ImageRequest("flux-schnell", "a red fox"),
         accepts=lambda _: {"id": "job-1", "status": "starting", "output": None},
         key_header="authorization",
+        reasons=("NSFW content detected", "flagged as sensitive"),
         has_jobs=True,
         variants=((_every_field("flux-schnell"), route),),
         document_path="/models/{model_owner}/{model_name}/predictions",
@@ -202,6 +206,7 @@ def _fal() -> Case:
             "status": "IN_QUEUE",
         },
         key_header="authorization",
+        reasons=("flagged by a content checker", "has_nsfw_concepts"),
         has_jobs=True,
         variants=((_every_field("flux-schnell"), route),),
         polled=frozenset(
@@ -224,6 +229,7 @@ def _together() -> Case:
         request=ImageRequest("flux-schnell", "a red fox"),
         accepts=lambda _: {"id": "o1", "model": route.model, "object": "list", "data": [item]},
         key_header="authorization",
+        reasons=("prompt may contain NSFW", "image may contain NSFW"),
         has_jobs=False,
         variants=(
             (ImageRequest("flux-schnell", "x", output_format="jpeg"), route),
@@ -266,6 +272,7 @@ def _stability() -> Case:
         request=ImageRequest("stable-diffusion-3", "a red fox"),
         accepts=lambda _: {"image": image, "finish_reason": "SUCCESS", "seed": 7},
         key_header="authorization",
+        reasons=("flagged by our content moderation system", "CONTENT_FILTERED"),
         has_jobs=False,
         variants=(
             (_every_field("stable-diffusion-3"), route),
@@ -301,6 +308,7 @@ def _midjourney() -> Case:
         request=ImageRequest("midjourney", "a red fox"),
         accepts=lambda _: {"code": 1, "description": "提交成功", "result": "1712205491372224"},
         key_header="mj-api-secret",
+        reasons=("the word moderated is banned", "Banned prompt detected"),
         has_jobs=True,
         variants=((every_field, route),),
         polled=frozenset({"running", "done", "failed", "unknown id"}),
@@ -332,6 +340,7 @@ def _ideogram() -> Case:
             ],
         },
         key_header="api-key",
+        reasons=("failed safety check due to the inclusion", "is_image_safe is false"),
         has_jobs=True,
         variants=(
             (_every_field("ideogram-v3"), route),
@@ -357,6 +366,7 @@ def _gemini() -> Case:
             "candidates": [{"index": 0, "finishReason": "STOP", "content": {"parts": parts}}]
         },
         key_header="x-goog-api-key",
+        reasons=("PROHIBITED_CONTENT", "IMAGE_SAFETY"),
         has_jobs=False,
         variants=(
             (_every_field("gemini-image"), route),

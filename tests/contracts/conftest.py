@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import requests
 from pydantic import SecretStr
 
 from common.catalog import Route
+from common.errors import ProviderError
 from common.settings import ProviderAccess
 from common.task import ImageRequest
 from tests.contracts.cases import CASES, Case
@@ -109,6 +111,13 @@ class Sandbox:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
+    with running_sandbox() as running:
+        yield running
+
+
+@contextmanager
+def running_sandbox() -> Iterator[Sandbox]:
+    """A sandbox of one's own, to which nobody else sends anything."""
     environment = os.environ | {"SANDBOX_PORT": "0", "SANDBOX_SPEED": "50"}
     command = [sys.executable, "-m", "ops.sandbox"]
     with subprocess.Popen(
@@ -177,6 +186,13 @@ def dead_url() -> str:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+def places(result: Pictures) -> list[bytes | type[ProviderError]]:
+    """What is in each place of a call: the bytes of a picture, or the kind of error."""
+    return [
+        type(place) if isinstance(place, ProviderError) else place.data for place in result.pictures
+    ]
 
 
 def read_document(path: str) -> Any:

@@ -119,6 +119,17 @@ def test_names_what_went_wrong(
     assert caught.value.message.startswith((buyer.name, "The answer of"))
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].reasons])
+@pytest.mark.parametrize(("fault", "which"), [("moderated", 0), ("moderated_output", 1)])
+def test_a_refusal_says_why(buyer: Buyer, prompt: str, fault: str, which: int) -> None:
+    with pytest.raises(ContentRefused) as caught:
+        buyer.finish(buyer.submit(f"{prompt} sim:{fault}"))
+
+    assert caught.value.code == "content_policy_violation"
+    assert not caught.value.retryable
+    assert buyer.case.reasons[which] in caught.value.message
+
+
 @pytest.mark.parametrize(
     ("name", "fault", "error", "billed"),
     [

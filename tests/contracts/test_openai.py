@@ -122,6 +122,22 @@ def test_reads_the_code_of_an_error(
     assert type(caught.value) is expected
 
 
+def test_the_reason_of_a_refusal_survives_a_long_message(connect: Connect, serve: Serve) -> None:
+    text = "Your request was rejected. " + "Please be kind. " * 50
+    error = {
+        "message": f"{text}safety_violations=[sexual, violence].",
+        "type": "image_generation_user_error",
+        "code": "moderation_blocked",
+    }
+
+    with pytest.raises(ContentRefused) as caught:
+        connect("openai", serve(Reply({"error": error}, 400)).url).submit()
+
+    assert caught.value.message.startswith("openai answered 400: Your request was rejected.")
+    assert caught.value.message.endswith(" safety_violations=[sexual, violence].")
+    assert len(caught.value.message) == 300
+
+
 def test_bills_what_cannot_be_read(connect: Connect, serve: Serve) -> None:
     server = serve(Reply({"data": [{"b64_json": "not base64"}]}))
 

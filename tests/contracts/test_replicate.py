@@ -100,6 +100,7 @@ def test_lost_work_is_ended_by_the_provider(
         ({"status": "failed", "error": "NSFW content detected."}, ContentRefused, "unknown"),
         ({"status": "failed", "error": "It was flagged as sensitive."}, ContentRefused, "unknown"),
         ({"status": "failed", "error": "Sorry (E005)"}, ContentRefused, "unknown"),
+        ({"status": "failed", "error": f"{'Oh. ' * 99}(E005)"}, ContentRefused, "unknown"),
         ({"status": "failed", "error": "CUDA out of memory"}, JobFailed, "unknown"),
         ({"status": "failed", "error": None}, JobFailed, "unknown"),
         ({"status": "canceled"}, JobFailed, "unknown"),
@@ -122,6 +123,7 @@ def test_an_answer_may_tell_the_end_at_once_or_later(
         buyer.finish(buyer.submit())
 
     assert (type(caught.value), caught.value.billed) == (error, billed)
+    assert str(ending.get("error") or "")[-40:] in caught.value.message
 
 
 def test_a_success_at_once_is_a_job_so_that_a_failed_download_costs_nothing(

@@ -144,7 +144,7 @@ def test_a_seed_without_sense_does_no_harm(connect: Connect, serve: Serve, seed:
     ],
 )
 def test_a_blurred_picture_is_a_refusal(connect: Connect, serve: Serve, answer: Reply) -> None:
-    with pytest.raises(ContentRefused):
+    with pytest.raises(ContentRefused, match="CONTENT_FILTERED"):
         connect("stability", serve(answer).url).submit()
 
 

@@ -73,6 +73,19 @@ def test_what_succeeded_is_delivered_and_what_did_not_is_told(stack: Stack) -> N
     assert len(stack.purchases("a pair sim:failed*1")) == 2
 
 
+def test_a_picture_that_its_provider_withheld_is_told_beside_the_others(stack: Stack) -> None:
+    prompt = "three foxes sim:fewer_images"
+
+    task = stack.finished(stack.submit(prompt, "ideogram-v3", n=3))
+
+    assert task["status"] == "completed", task
+    assert len(task["data"]) == 2
+    (missing,) = task["missing"]
+    assert (missing["code"], missing["billed"]) == ("content_policy_violation", "unknown")
+    assert "is_image_safe" in missing["message"]
+    assert len(stack.purchases(prompt)) == 3
+
+
 @pytest.mark.parametrize(
     ("word", "code", "billed", "bought"),
     [

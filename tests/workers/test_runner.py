@@ -347,6 +347,31 @@ def test_pictures_that_could_be_had_are_delivered_and_the_others_named(shop: Wor
     assert [failure.code for failure in result.missing] == ["content_policy_violation"]
 
 
+@pytest.mark.parametrize("has_job", [False, True])
+def test_a_picture_that_was_withheld_is_named_and_the_others_delivered(
+    shop: Workshop, has_job: bool
+) -> None:
+    withheld = ContentRefused("is_image_safe is false", billed="unknown")
+    came = Pictures((Picture(picture()), withheld, Picture(picture())), {"cost_usd": 0.18})
+    provider = PlainInFours(lambda first, count: JOB if has_job else came, lambda job: came)
+
+    result = shop.run(provider, n=3)
+
+    assert [image.name[-5:] for image in result.images] == ["0.png", "2.png"]
+    assert result.missing == (
+        Failure("content_policy_violation", "is_image_safe is false", False, "unknown"),
+    )
+    assert result.usage["cost_usd"] == 0.18
+
+
+def test_a_call_of_which_all_was_withheld_ends_the_task(shop: Workshop) -> None:
+    withheld = (ContentRefused("no", billed="no"), BadAnswer("nonsense", billed="yes"))
+
+    failure = shop.fail(PlainInFours(lambda first, count: Pictures(withheld)), n=2)
+
+    assert failure == Failure("content_policy_violation", "no", False, "yes")
+
+
 def test_fewer_pictures_than_asked_are_delivered_and_the_others_named(shop: Workshop) -> None:
     result = shop.run(PlainInFours(lambda first, count: pictures(2)), n=4)
 
@@ -549,6 +574,21 @@ def test_pictures_of_a_call_that_were_stored_are_adopted_and_the_lost_named(
 
     assert [image.name[-5:] for image in result.images] == ["0.png"]
     assert [failure.billed for failure in result.missing] == ["yes", "unknown"]
+
+
+def test_what_was_withheld_is_still_named_by_whoever_comes_next(shop: Workshop) -> None:
+    withheld = ContentRefused("is_image_safe is false", billed="no")
+    held = shop.claim(n=2)
+    first = shop.run(PlainInFours(lambda f, c: Pictures((withheld, Picture(picture())))), held)
+
+    # The worker was killed just before it could hand in what it had.
+    result = shop.run(PlainInFours(never, never), shop.again(held))
+
+    assert result.missing == first.missing
+    assert result.missing == (
+        Failure("content_policy_violation", "is_image_safe is false", False, "no"),
+    )
+    assert [image.name[-5:] for image in result.images] == ["1.png"]
 
 
 # -- stopping, and losing the lease

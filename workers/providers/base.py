@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import pybase64
 
 from common.catalog import Route
-from common.errors import ProviderError
+from common.errors import BadAnswer, ContentRefused, JobLost, ProviderError
 from common.task import ImageRequest
 from workers.providers.http import Http
 
@@ -29,6 +29,7 @@ __all__ = [
     "Pictures",
     "Provider",
     "anonymous",
+    "delivered",
     "from_base64",
     "nearest_ratio",
 ]
@@ -55,8 +56,8 @@ class Pictures:
     says why, so that the others of the call are kept.
 
     `usage` is what the provider says of cost: plain JSON data, our names (`cost_usd` in dollars,
-    with `cost_estimated` when it is our sum, `request_id`, and the provider's own token counts
-    under `tokens`).
+    with `cost_estimated` when it is our sum, `request_id`, by which the provider knows the call,
+    and its own token counts under `tokens`).
     """
 
     pictures: tuple[Picture | ProviderError, ...]
@@ -155,6 +156,37 @@ class Provider(ABC):
         `ProviderError` when the provider could not be asked.
         """
         return False
+
+    def _fetch(
+        self,
+        url: str,
+        *,
+        hosts: Collection[str],
+        deadline: float,
+        revised_prompt: str | None = None,
+        seed: int | None = None,
+    ) -> Picture | ProviderError:
+        """One of the pictures that an answer named the addresses of, or why it cannot be had.
+
+        Raises Unavailable or RateLimited for trouble that a later poll can cure.
+        """
+        try:
+            data = self._api.download(url, hosts=hosts, deadline=deadline)
+        except (BadAnswer, JobLost) as reason:
+            return reason
+        return Picture(data, revised_prompt, seed)
+
+
+def delivered(places: Iterable[Picture | ProviderError], usage: dict[str, Any]) -> Pictures:
+    """A finished call with at least one place, each with its picture or the reason why not.
+
+    Raises one of the reasons when no place has a picture: a refusal, if there is one.
+    """
+    pictures = Pictures(tuple(places), usage)
+    reasons = [place for place in pictures.pictures if isinstance(place, ProviderError)]
+    if len(reasons) == len(pictures.pictures):
+        raise next((reason for reason in reasons if isinstance(reason, ContentRefused)), reasons[0])
+    return pictures
 
 
 def anonymous(user: str) -> str:

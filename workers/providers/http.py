@@ -49,6 +49,7 @@ DOWNLOAD_SECONDS = 120.0
 RETRY_AFTER_LIMIT = 3600.0
 REDIRECT_LIMIT = 3
 MESSAGE_LIMIT = 300  # characters
+MESSAGE_TAIL = 120  # of which so many are from the end, where the reason of a refusal often is
 JSON_BYTES = 1_000_000  # an answer without its pictures
 
 _STATUS_ERRORS: dict[int, type[ProviderError]] = {
@@ -161,19 +162,20 @@ class Http:
         hosts: Collection[str] = (),
         deadline: float,
         pictures: int = 0,
+        room: int = JSON_BYTES,
         verdicts: Collection[int] = (404, 410),
     ) -> Answer:
         """Ask for JSON, with the key. `url` is a path below the base URL or came from an answer.
 
-        `pictures`: how many the answer may hold in base64. Returns an answer that is a success or
-        has one of the statuses `verdicts`, which tell how the work ended; as a rule only that
-        there is no such thing.
+        `pictures`: how many the answer may hold in base64, beside `room` bytes of other things.
+        Returns an answer that is a success or has one of the statuses `verdicts`, which tell how
+        the work ended; as a rule only that there is no such thing.
         Everything else can be cured by a later look, as far as anybody knows, and must not end
         work that is paid for: raises RateLimited or Unavailable. Raises BadAnswer for a URL that
         `admits` does not take.
         """
         deadline = min(deadline, time.monotonic() + GET_SECONDS)
-        answer = self._ask("GET", url, hosts, deadline, self._limit(pictures))
+        answer = self._ask("GET", url, hosts, deadline, self._limit(pictures, room))
         if answer.ok or answer.status in verdicts:
             return answer
         raise self.error(answer, RateLimited if answer.status == 429 else Unavailable)
@@ -259,7 +261,9 @@ class Http:
             text = text.replace(self._key, "[hidden]").replace(self._sent_key, "[hidden]")
         text = _LINKS.sub("[link]", _SECRETS.sub("[hidden]", text))
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
+        if len(text) <= MESSAGE_LIMIT:
+            return text
+        return f"{text[: MESSAGE_LIMIT - MESSAGE_TAIL - 3]} … {text[-MESSAGE_TAIL:]}"
 
     @property
     def _headers(self) -> dict[str, str]:
@@ -283,9 +287,9 @@ class Http:
             )
         raise self.error(answer, RateLimited if answer.status == 429 else Unavailable)
 
-    def _limit(self, pictures: int) -> int:
+    def _limit(self, pictures: int, room: int = JSON_BYTES) -> int:
         """Bytes of an answer with so many pictures, which base64 makes longer by a third."""
-        return JSON_BYTES + pictures * (self._max_image_bytes * 4 // 3)
+        return room + pictures * (self._max_image_bytes * 4 // 3)
 
     def _ask(
         self, method: str, url: str, hosts: Collection[str], deadline: float, limit: int

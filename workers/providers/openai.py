@@ -16,14 +16,15 @@ from common.errors import (
     RateLimited,
     Unavailable,
 )
+from common.task import Billed
 from workers.providers.base import (
     Job,
     Order,
     Outcome,
     Picture,
-    Pictures,
     Provider,
     anonymous,
+    delivered,
     from_base64,
 )
 from workers.providers.transport import Answer
@@ -84,14 +85,13 @@ class OpenAI(Provider):
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
         deadline = time.monotonic() + timeout
-        pictures = tuple(
-            Picture(
-                self._api.download(entry["url"], hosts=_PICTURE_HOSTS, deadline=deadline),
-                revised_prompt=entry.get("revised_prompt"),
-            )
+        places = (
+            self._fetch(hosts=_PICTURE_HOSTS, deadline=deadline, **entry)
+            if entry
+            else self._unreadable()
             for entry in job.state["pictures"]
         )
-        return Pictures(pictures, job.usage)
+        return delivered(places, job.usage)
 
     @property
     def _is_openai(self) -> bool:
@@ -143,23 +143,26 @@ class OpenAI(Provider):
     def _outcome(self, answer: Answer, route: Route) -> Outcome:
         body = answer.json()
         data = body.get("data")
-        items = [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
+        told = data if isinstance(data, list) else []
+        items = [item if isinstance(item, dict) else {} for item in told]
         usage = self._usage(answer, body, route)
-        pictures = tuple(picture for item in items if (picture := _picture(item)))
-        if pictures:
-            return Pictures(pictures, usage)
-        links = [entry for item in items if (entry := self._link(item))]
-        if links:
+        pictures = [_picture(item) for item in items]
+        if any(pictures):
+            return delivered((picture or self._unreadable() for picture in pictures), usage)
+        links = [self._link(item) for item in items]
+        if any(links):
             return Job(usage.get("request_id", "pictures"), {"pictures": links}, usage=usage)
-        raise BadAnswer(
-            f"{self.name} answered without a picture that could be read.",
-            billed="yes" if items or "tokens" in usage else "unknown",
-        )
+        raise self._unreadable(billed="yes" if items or "tokens" in usage else "unknown")
 
-    def _link(self, item: dict[str, Any]) -> dict[str, str] | None:
+    def _unreadable(self, billed: Billed = "yes") -> BadAnswer:
+        text = f"{self.name} answered without a picture that could be read."
+        return BadAnswer(text, billed=billed)
+
+    def _link(self, item: dict[str, Any]) -> dict[str, str]:
+        """Where a picture is, and what is said of it; empty when that is not told."""
         url = item.get("url")
-        if not isinstance(url, str) or not url or len(url) > 8000:
-            return None
+        if not isinstance(url, str) or not 0 < len(url) <= 8000:
+            return {}
         link = {"url": self._api.absolute(url)}
         prompt = _revised_prompt(item)
         return link | {"revised_prompt": prompt} if prompt else link

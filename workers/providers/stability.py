@@ -64,7 +64,7 @@ class Stability(Provider):
             raise self._error(answer)
         data, finish_reason, seed = _read(answer)
         if finish_reason == "CONTENT_FILTERED":
-            raise ContentRefused("stability refused the picture after making it.")
+            raise ContentRefused("stability refused the picture after making it: CONTENT_FILTERED.")
         if data is None:
             raise BadAnswer("stability answered without a picture that could be read.")
         return Pictures((Picture(data, seed=seed),), _usage(answer, order.route))
