@@ -5,7 +5,6 @@ import time
 from io import BytesIO
 from typing import Any
 
-import openai
 import pytest
 from PIL import Image
 
@@ -28,14 +27,6 @@ def open_pictures(answer: Any) -> list[Image.Image]:
     return [
         Image.open(BytesIO(base64.b64decode(item["b64_json"]))) for item in answer.json()["data"]
     ]
-
-
-@pytest.fixture
-def client(sandbox):
-    with openai.OpenAI(
-        base_url=f"{sandbox.url}/openai/v1", api_key="sk-test", max_retries=0
-    ) as client:
-        yield client
 
 
 def test_the_documented_request_is_answered_as_documented(sandbox, documents):
@@ -178,31 +169,6 @@ def test_unknown_calls_get_the_error_shape(sandbox, documents, method, path):
     assert answer.status_code == 404
     assert answer.headers["x-request-id"]
     documents.check("openai.json", "ErrorResponse", answer.json())
-
-
-def test_the_official_sdk_gets_its_pictures(client):
-    answer = client.images.generate(model="gpt-image-2", prompt="a fox", n=2, size="1024x1024")
-
-    assert answer.data is not None
-    assert len(answer.data) == 2
-    assert Image.open(BytesIO(base64.b64decode(answer.data[0].b64_json or ""))).size == (1024, 1024)
-    assert client.models.retrieve("gpt-image-2").id == "gpt-image-2"
-
-
-def test_the_official_sdk_understands_the_errors(client):
-    def ask(prompt: str, **fields: Any) -> None:
-        client.images.generate(model="gpt-image-2", prompt=prompt, **fields)
-
-    with pytest.raises(openai.BadRequestError, match="response_format"):
-        ask("a fox", response_format="url")
-    with pytest.raises(openai.RateLimitError):
-        ask("a fox sim:rate_limited")
-    with pytest.raises(openai.AuthenticationError):
-        ask("a fox sim:bad_key")
-    with pytest.raises(openai.InternalServerError):
-        ask("a fox sim:overloaded")
-    with pytest.raises(openai.APIConnectionError):
-        ask("a fox sim:reset")
 
 
 def test_more_pictures_of_higher_quality_take_longer(sandbox):
