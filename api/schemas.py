@@ -7,7 +7,7 @@ sent; tests hold them to these models.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -168,7 +168,12 @@ class ImageTask(BaseModel):
                     "expires_at": 1706086409,
                     "provider": "bfl",
                     "provider_model": "flux-pro-1.1",
-                    "usage": {},
+                    "usage": {
+                        "provider": "bfl",
+                        "model": "flux-pro-1.1",
+                        "cost_usd": 0.04,
+                        "seconds": 7.412,
+                    },
                 },
                 {
                     "created": 1706000000,
@@ -222,12 +227,27 @@ class ImageTask(BaseModel):
     )
     provider: str | None = None
     provider_model: str | None = None
-    usage: dict[str, Any] | None = None
+    usage: Usage | None = None
     missing: list[Failed] | None = Field(None, description="Images that could not be had.")
     error: str | None = Field(None, description="For people.")
     error_detail: Failed | None = None
     cancelled: bool | None = None
     cancellation_status: Literal["cancelled"] | None = None
+
+
+class Usage(BaseModel):
+    """What a completed task took. Beside these the provider's own counts, as far as it tells."""
+
+    model_config = ConfigDict(extra="allow")
+
+    provider: str
+    model: str = Field(description="What the provider calls it.")
+    request_id: str | None = Field(None, description="The provider's name for the call.")
+    seconds: float | None = Field(None, description="From the call to its pictures.")
+    cost_usd: float | None = Field(None, description="US dollars, all pictures together.")
+    cost_estimated: bool | None = Field(
+        None, description="True when the cost is our sum from list prices."
+    )
 
 
 class InlineImage(BaseModel):

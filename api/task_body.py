@@ -107,7 +107,7 @@ class TaskBody:
             "completed_at": _seconds(task.ended),
             "provider": result.provider,
             "provider_model": result.provider_model,
-            "usage": result.usage,
+            "usage": {"provider": result.provider, "model": result.provider_model} | result.usage,
         }
         if result.missing:
             body["missing"] = [asdict(failure) for failure in result.missing]
