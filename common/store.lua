@@ -224,28 +224,35 @@ function ops.claim(id, worker, ttl, retention, most_losses)
   return { now, record }
 end
 
--- begin <id> <generation> <lease ms> <fields to drop> <fields of calls that go on> <field> …
+-- begin <id> <generation> <lease ms> <fields that stand> <of them, of calls that go on> <field> …
 --       then for each route that may be taken, best first:
 --       <route> <cap> <calls> <field> <value> …
 --   -> the number of the route taken, how many of its calls may be sent, whether the route is being
---      tried, how often the task was sent so far; their fields are in the journal then, and those
---      to drop are not
+--      tried, how often the task was sent so far
+--   The journal has what stands and the calls that may be sent, and nothing else: not what was
+--   turned away, nor what an attempt announced whose answer was lost on its way.
 --   -> 0, and for each route why it is shut and for how many ms
 --   -> nothing when the lease is lost
-function ops.begin(id, generation, ttl, dropped, going, ...)
+function ops.begin(id, generation, ttl, standing, going, ...)
   local key = record_key(id)
   if not may_write(key, generation) then return false end
-  dropped, going = tonumber(dropped), tonumber(going)
-  local args, at, reasons = { ... }, dropped + going + 1, { 0 }
+  local args, at, reasons = { ... }, standing + 1, { 0 }
   local deadline, on, waits = unpack(redis.call('HMGET', key, 'deadline', 'route', 'waits'))
   local until_ = math.min(now + ttl, deadline + 15000)
   if on then -- calls that have ended since need no place any more
     local goes_on, ended = {}, {}
-    for i = dropped + 1, dropped + going do goes_on[id .. '/' .. args[i]:sub(6)] = true end
+    for i = 1, going do goes_on[id .. '/' .. args[i]:sub(6)] = true end
     for _, name in ipairs(places(id)) do
       if not goes_on[name] then ended[#ended + 1] = name end
     end
     let_go(on, ended)
+  end
+  local stands = {}
+  for i = 1, standing do stands[args[i]] = true end
+  local function drop_others()
+    for first = 0, MOST_CALLS - 1 do
+      if not stands['call:' .. first] then redis.call('HDEL', key, 'call:' .. first) end
+    end
   end
   local number = 0
   while args[at] do
@@ -274,8 +281,9 @@ function ops.begin(id, generation, ttl, dropped, going, ...)
       end
     end
     if not why then
-      if dropped > 0 then redis.call('HDEL', key, unpack(args, 1, dropped)) end
+      for i = first, first + 2 * granted - 1, 2 do stands[args[i]] = true end
       redis.call('HSET', key, 'lease', until_, unpack(args, first, first + 2 * granted - 1))
+      drop_others()
       redis.call('ZADD', KEYS[2], until_, id)
       stop_waiting(key, id, waits)
       if cap > 0 then
@@ -293,6 +301,7 @@ function ops.begin(id, generation, ttl, dropped, going, ...)
     reasons[#reasons + 1] = why
     reasons[#reasons + 1] = till - now
   end
+  drop_others()
   return reasons
 end
 

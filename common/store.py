@@ -281,19 +281,20 @@ class TaskStore:
         claim: Claim,
         offers: Sequence[Offer],
         *,
-        drop: Sequence[Call] = (),
+        ended: Sequence[Call] = (),
         going: Sequence[Call] = (),
     ) -> Grant | tuple[Shut, ...]:
         """Take the first of the offers whose route is open, and announce its calls in the journal.
 
-        Of a capped route as many calls are granted as there is room for. `drop` are journal
-        entries that a grant makes void, `going` calls of the task that keep their place. Without
-        one nothing is written: there is a `Shut` for each offer; a task that met a full route
-        waits in its line and is made due when it is its turn.
+        Of a capped route as many calls are granted as there is room for. `ended` and `going` are
+        the calls of the task that stand, the latter with their places; every other entry of the
+        journal goes: what was turned away, or announced by an attempt whose answer was lost.
+        Without a grant there is a `Shut` for each offer; a task that met a full route waits in
+        its line and is made due when it is its turn.
         Raises LeaseLost.
         """
-        named = [f"call:{call.first}" for call in (*drop, *going)]
-        args: list[Any] = [len(drop), len(going), *named]
+        named = [f"call:{call.first}" for call in (*going, *ended)]
+        args: list[Any] = [len(named), len(going), *named]
         for offer in offers:
             args += [offer.route, offer.cap, len(offer.calls), *_flat(_entries(offer.calls))]
         reply = self._run("begin", claim.task.id, claim.task.generation, self._lease, *args)

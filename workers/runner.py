@@ -76,7 +76,6 @@ class _Plan:
     work: Work
     routes: list[Route]  # that can be taken; one, once something was bought
     calls: dict[int, Call]  # that stand for pictures, by the first of them
-    void: list[Call]  # journal entries of calls that were turned away
     deliveries: list[Delivery] = field(default_factory=list)
     turned_away: dict[str, ProviderError] = field(
         default_factory=dict
@@ -97,7 +96,6 @@ class _Plan:
             self.routes = [route]
         else:
             del self.calls[delivery.call.first]
-            self.void.append(delivery.call)
             self.turned_away[route.name] = delivery.turned_away
 
 
@@ -160,8 +158,7 @@ class Runner:
                     billed=_worst(call.failure for call in claim.calls),
                 )
             )
-        void = [call for call in claim.calls if call.first not in begun]
-        return _Plan(Work(claim, model), routes, begun, void)
+        return _Plan(Work(claim, model), routes, begun)
 
     def _send_next(self, plan: _Plan, going: list[Call]) -> list[_Errand]:
         """Announce calls for what is missing, as many as the first open route takes now."""
@@ -170,14 +167,14 @@ class Runner:
         if not missing or not routes or self._stopping.is_set() or work.time_left <= 2 * MARGIN:
             return []
         offers = [Offer(r.name, r.cap, tuple(self._calls(r, missing))) for r in routes]
+        ended = [call for call in plan.calls.values() if call not in going]
         reply = self._courier.until_stored(
-            work, lambda: self._store.begin(work.claim, offers, drop=plan.void, going=going)
+            work, lambda: self._store.begin(work.claim, offers, ended=ended, going=going)
         )
         if not isinstance(reply, Grant):
             plan.shut = {r.name: shut for r, shut in zip(routes, reply, strict=True)}
             return []
         work.sent = reply.sent
-        plan.void = []
         plan.calls |= {call.first: call for call in reply.calls}
         route = routes[reply.offer]
         return [_Errand(route, call, fresh=True, trying=reply.trying) for call in reply.calls]

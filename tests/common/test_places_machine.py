@@ -62,7 +62,9 @@ class PlacesMachine(RuleBasedStateMachine):
         calls = tuple(Call(n, 1, "bfl", "flux-pro-1.1", CallState.SUBMITTING) for n in missing)
         going = [c for c in self.calls(task_id) if c.state is CallState.ACCEPTED]
         try:
-            got = self.store.begin(claim, [Offer(ROUTE, CAP, calls)], going=going)
+            got = self.store.begin(
+                claim, [Offer(ROUTE, CAP, calls)], ended=self.ended_calls(task_id), going=going
+            )
         except LeaseLost:
             self.held[task_id] = None
             return
@@ -121,6 +123,11 @@ class PlacesMachine(RuleBasedStateMachine):
             for name in known
             if '"accepted"' in record[name]
         )
+
+    def ended_calls(self, task_id: str) -> list[Call]:
+        going = {call.first for call in self.calls(task_id)}
+        firsts = self.begun[task_id] - going
+        return [Call(n, 1, "bfl", "flux-pro-1.1", CallState.RECEIVED) for n in sorted(firsts)]
 
     def live(self) -> set[str]:
         now = self.valkey.now()

@@ -109,7 +109,7 @@ def test_the_first_open_route_is_taken_and_the_entries_of_the_others_are_not_wri
         Offer("b/1", 0, (call(CallState.SUBMITTING, first=0),)),
     ]
 
-    got = store.begin(held, offers, drop=[call(CallState.TURNED_AWAY, first=n) for n in (0, 1)])
+    got = store.begin(held, offers)
 
     assert got == Grant(1, offers[1].calls, False, 1)
     journal = {k for k in valkey.redis.hgetall(record_key(held.task.id)) if k.startswith("call:")}
@@ -177,6 +177,32 @@ def test_asking_twice_for_a_place_takes_one(store: TaskStore) -> None:
     held = claimed(store)
 
     assert [begin(store, held) for _ in range(3)] == ["sent"] * 3
+
+
+def test_an_announcement_whose_answer_was_lost_leaves_nothing_behind(
+    store: TaskStore, valkey: Valkey
+) -> None:
+    """It was made and not sent: the next attempt is granted less, and the rest must not look as
+    if it might have been bought."""
+    held = claimed(store)
+    both = tuple(call(CallState.SUBMITTING, first=n) for n in (0, 1))
+    assert isinstance(store.begin(held, [Offer(ROUTE, 2, both)]), Grant)
+    store.judge(ROUTE, "no_credit", 50)
+
+    assert isinstance(store.begin(held, [Offer(ROUTE, 2, both)]), tuple)
+
+    assert not [k for k in valkey.redis.hgetall(record_key(held.task.id)) if k[:5] == "call:"]
+
+
+def test_calls_that_stand_stay_in_the_journal(store: TaskStore, valkey: Valkey) -> None:
+    held = claimed(store)
+    bought, going = (call(CallState.ACCEPTED, first=n) for n in (1, 2))
+    store.journal(held, bought, going, call(CallState.TURNED_AWAY, first=3))
+
+    store.begin(held, [OFFER], ended=[bought], going=[going])
+
+    journal = {k for k in valkey.redis.hgetall(record_key(held.task.id)) if k[:5] == "call:"}
+    assert journal == {"call:0", "call:1", "call:2"}
 
 
 # -- late answers
