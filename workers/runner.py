@@ -296,6 +296,7 @@ class Runner:
             provider=call.provider,
             error=type(error).__name__,
             billed=error.billed,
+            request_id=error.request_id or call.usage.get("request_id"),
         )
         if call.state is not CallState.FAILED:
             call = replace(call, state=CallState.FAILED, failure=_failure(error))
