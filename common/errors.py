@@ -80,7 +80,8 @@ class ProviderError(DarkroomError):
     """What a provider did to a call.
 
     `message` is shown to the caller: it must not hold keys, internal addresses or raw bodies.
-    `retry_after` is in seconds, when the provider named a wait.
+    `retry_after` is in seconds, when the provider named a wait. `request_id` is by what the
+    provider knows the call, when it said so; it is for logs.
     """
 
     code: ClassVar[str] = "upstream_error"
@@ -89,11 +90,17 @@ class ProviderError(DarkroomError):
     billed: Billed = "unknown"
 
     def __init__(
-        self, message: str, *, billed: Billed | None = None, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        billed: Billed | None = None,
+        retry_after: float | None = None,
+        request_id: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
+        self.request_id = request_id
         if billed is not None:
             self.billed = billed
 

@@ -424,6 +424,7 @@ class Courier:
             provider=call.provider,
             error=type(error).__name__,
             billed=error.billed,
+            request_id=error.request_id or call.usage.get("request_id"),
         )
         again = error.elsewhere and error.billed == "no"
         if isinstance(error, OutcomeUnknown) and self._patience.retry_unknown(route.name):

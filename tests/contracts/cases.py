@@ -44,6 +44,7 @@ class Case:
     lacks: frozenset[str] = frozenset()  # faults for which the provider has no form
     reasons: tuple[str, ...] = ()  # how it words a refusal of the prompt, and one of the picture
     tells_cost: bool = True
+    names_calls: bool = True  # its answers say by what it knows the call
     takes_any_size: bool = False
     picture_format: str = "PNG"
     is_polled: bool = True  # its jobs are asked about; else they have only to be fetched
@@ -236,7 +237,6 @@ def _together() -> Case:
             (_every_field("flux-schnell"), route),
             (_every_field("flux-pro"), Route("together", "black-forest-labs/FLUX.1.1-pro")),
         ),
-        tells_cost=False,
     )
 
 
@@ -347,6 +347,7 @@ def _ideogram() -> Case:
             (ImageRequest("ideogram-v3", "x", size="512x512", quality="low"), route),
             (ImageRequest("ideogram-v3", "x", size="1792x1024", seed=2**31), route),
         ),
+        names_calls=False,
         takes_any_size=True,
         is_polled=False,
     )

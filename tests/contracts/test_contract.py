@@ -81,6 +81,44 @@ def test_tells_what_it_cost(buyer: Buyer, prompt: str) -> None:
     assert json.loads(json.dumps(usage)) == usage
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].names_calls])
+def test_tells_by_what_its_provider_knows_the_call(buyer: Buyer, prompt: str) -> None:
+    outcome = buyer.submit(prompt)
+
+    name = buyer.finish(outcome).usage["request_id"]
+
+    assert isinstance(name, str) and 0 < len(name) <= 200
+    assert name == outcome.usage["request_id"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ({"x-request-id": "req_1"}, "req_1"),
+        ({"x-fal-request-id": "req_1"}, "req_1"),
+        ({"x-request-id": ""}, None),
+        ({"x-request-id": "x" * 201}, None),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 429, 500])
+def test_a_failure_keeps_the_name_of_the_call_for_the_log(
+    connect: Connect,
+    serve: Serve,
+    name: str,
+    status: int,
+    headers: dict[str, str],
+    told: str | None,
+) -> None:
+    server = serve(Reply({"error": "no"}, status, headers))
+
+    with pytest.raises(ProviderError) as caught:
+        connect(name, server.url).submit()
+
+    assert caught.value.request_id == told
+    assert "req_1" not in caught.value.message
+
+
 def test_returns_what_came_when_it_is_fewer(connect: Connect, sandbox: Sandbox) -> None:
     buyer = connect("openai", f"{sandbox.url}/openai/v1")
 
@@ -308,10 +346,12 @@ def test_a_job_ends_with_what_it_cost_and_its_seed(
     buyer = connect("bfl", f"{sandbox.url}/bfl")
     asked = replace(buyer.case.request, seed=40)
 
-    result = buyer.finish(buyer.submit(prompt, request=asked, first=2))
+    job = buyer.submit(prompt, request=asked, first=2)
+    assert isinstance(job, Job)
+    result = buyer.finish(job)
 
     assert result.pictures[0].seed == 42
-    assert result.usage == {"cost_usd": 0.04}
+    assert result.usage == {"cost_usd": 0.04, "request_id": job.id}
 
 
 @with_polls

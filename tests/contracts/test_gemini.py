@@ -96,9 +96,9 @@ def test_a_withheld_picture_is_refused(connect: Connect, serve: Serve, reason: s
 def test_what_google_adds_to_its_reason_is_told(connect: Connect, serve: Serve) -> None:
     said = {"finishReason": "IMAGE_SAFETY", "finishMessage": "Unable to show it: violence."}
 
-    error = outcome_of(connect, serve, {"candidates": [said]})
+    error = outcome_of(connect, serve, {"candidates": [said], "responseId": "r1"})
 
-    assert type(error) is ContentRefused
+    assert (type(error), error.request_id) == (ContentRefused, "r1")
     assert error.message.endswith("refused the picture: IMAGE_SAFETY: Unable to show it: violence.")
 
 

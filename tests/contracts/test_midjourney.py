@@ -235,7 +235,7 @@ def test_takes_the_job_it_is_given(
 
     outcome = connect("midjourney", server.url).submit(count=3)
 
-    assert outcome == Job("17", {"count": 3})
+    assert outcome == Job("17", {"count": 3}, usage={"request_id": "17"})
 
 
 def test_says_which_word_is_banned(connect: Connect, sandbox: Sandbox, prompt: str) -> None:
@@ -421,6 +421,10 @@ def test_a_call_that_never_came_is_not_found(connect: Connect, path: str) -> Non
         assert provider.lookup(order("imgtask_1/1"), timeout=5) is None
 
 
+def found(name: str) -> Job:
+    return Job(name, {"count": 1}, usage={"request_id": name})
+
+
 def endless(handler: BaseHTTPRequestHandler) -> None:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n[")
     for _ in range(40):
@@ -472,7 +476,7 @@ def test_a_list_that_was_cut_does_not_prove_that_there_is_no_task(
     with pytest.raises(Unavailable, match="too many new tasks"):
         provider.lookup(order("imgtask_1/0"), timeout=5)
 
-    assert provider.lookup(order("imgtask_2/0"), timeout=5) == Job("0", {"count": 1})
+    assert provider.lookup(order("imgtask_2/0"), timeout=5) == found("0")
 
 
 def test_of_several_tasks_the_newest_is_the_one(connect: Connect, serve: Serve) -> None:
@@ -482,7 +486,7 @@ def test_of_several_tasks_the_newest_is_the_one(connect: Connect, serve: Serve) 
 
     job = connect("midjourney", server.url).provider.lookup(order("imgtask_1/0"), timeout=5)
 
-    assert job == Job("c", {"count": 1})
+    assert job == found("c")
 
 
 def test_a_long_list_is_read_to_its_end(connect: Connect, serve: Serve) -> None:
@@ -491,7 +495,7 @@ def test_a_long_list_is_read_to_its_end(connect: Connect, serve: Serve) -> None:
 
     job = connect("midjourney", server.url).provider.lookup(order("imgtask_1/0"), timeout=5)
 
-    assert job == Job("17", {"count": 1})
+    assert job == found("17")
 
 
 @pytest.mark.parametrize(

@@ -179,9 +179,11 @@ def test_a_wait_is_also_told_in_words(connect: Connect, serve: Serve) -> None:
 def test_pictures_have_their_price_and_seed(buyer: Buyer, prompt: str) -> None:
     asked = replace(buyer.case.request, seed=40)
 
-    result = buyer.finish(buyer.submit(prompt, request=asked, count=3))
+    job = buyer.submit(prompt, request=asked, count=3)
+    assert isinstance(job, Job)
+    result = buyer.finish(job)
 
-    assert result.usage == {"cost_usd": 0.009, "cost_estimated": True}
+    assert result.usage == {"request_id": job.id, "cost_usd": 0.009, "cost_estimated": True}
     assert {picture.seed for picture in result.pictures} == {40}
 
 

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from common.errors import (
     BadAnswer,
@@ -415,6 +416,22 @@ def test_a_turn_that_comes_too_late_buys_nothing(shop: Workshop) -> None:
 
     assert failure.code == "timeout"
     assert failure.billed == "no"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(JobFailed("broken", request_id="req_2"), "req_2"), (JobFailed("broken"), "req_1")],
+)
+def test_the_log_says_by_what_the_provider_knows_a_call_that_failed(
+    shop: Workshop, error: ProviderError, told: str
+) -> None:
+    job = replace(JOB, usage={"request_id": "req_1"})
+
+    with capture_logs() as log:
+        shop.fail(Plain(lambda first, count: job, raising(error)))
+
+    [event] = [event for event in log if event["event"] == "call failed"]
+    assert event["request_id"] == told
 
 
 # -- trouble with a job

@@ -50,7 +50,7 @@ class BlackForestLabs(Provider):
             raise BadAnswer("bfl answered without the id of a job.")
         url = body.get("polling_url")
         state = {"polling_url": url} if isinstance(url, str) and len(url) <= 2000 else {}
-        return Job(job_id, state, usage=_usage(body))
+        return Job(job_id, state, usage={"request_id": job_id} | _usage(body))
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
         deadline = time.monotonic() + timeout

@@ -82,7 +82,8 @@ class Fal(Provider):
         if not isinstance(job_id, str) or not 0 < len(job_id) <= 200:
             raise BadAnswer("fal answered without the id of a request.")
         urls = {name: body[name] for name in _URLS if _is_link(body.get(name))}
-        return Job(job_id, {"model": order.route.model, "count": order.count} | urls)
+        state = {"model": order.route.model, "count": order.count} | urls
+        return Job(job_id, state, usage={"request_id": job_id})
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
         deadline = time.monotonic() + timeout

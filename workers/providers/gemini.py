@@ -85,9 +85,12 @@ class Gemini(Provider):
         parts = _parts(body)
         found = (from_base64(_inline(part)) for part in parts)
         pictures = tuple(Picture(data) for data in found if data)
+        usage = _usage(body, order.route)
         if not pictures:
-            raise self._without_picture(body, parts)
-        return Pictures(pictures, _usage(body, order.route))
+            error = self._without_picture(body, parts)
+            error.request_id = usage.get("request_id")
+            raise error
+        return Pictures(pictures, usage)
 
     def _error(self, answer: Answer) -> ProviderError:
         error = answer.json().get("error")

@@ -252,7 +252,10 @@ class Http:
             kind = Refused if 400 <= answer.status < 500 else OutcomeUnknown
         wait = _retry_after(answer.headers)
         return kind(
-            self.scrub(text), billed=billed, retry_after=retry_after if wait is None else wait
+            self.scrub(text),
+            billed=billed,
+            retry_after=retry_after if wait is None else wait,
+            request_id=answer.header("x-request-id") or answer.header("x-fal-request-id"),
         )
 
     def scrub(self, text: str) -> str:

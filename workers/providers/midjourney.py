@@ -219,7 +219,8 @@ def _job(task_id: object, order: Order) -> Job | None:
     """What the proxy is asked about; None for an id that cannot be one."""
     if not isinstance(task_id, str | int) or not 0 < len(str(task_id)) <= 200:
         return None
-    return Job(str(task_id), {"count": order.count})
+    name = str(task_id)
+    return Job(name, {"count": order.count}, usage={"request_id": name})
 
 
 def _submitted(task: dict[str, Any]) -> int:

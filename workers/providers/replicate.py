@@ -67,7 +67,7 @@ class Replicate(Provider):
         if not isinstance(job_id, str) or not 0 < len(job_id) <= 200:
             raise BadAnswer("replicate answered without the id of a prediction.")
         # Even when it has succeeded already: a failed download must not lead to buying again.
-        return Job(job_id)
+        return Job(job_id, usage={"request_id": job_id})
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
         deadline = time.monotonic() + timeout

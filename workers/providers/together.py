@@ -15,6 +15,11 @@ __all__ = ["Together"]
 
 _FORMATS = ("png", "jpeg")
 _SCHNELL_STEPS = 4  # what the model is made for; the provider's default is 20, and dearer
+
+# Dollars per million pixels at the usual number of steps. The answer tells no cost; these are the
+# list prices of 2026-11.
+_PRICES = {"black-forest-labs/FLUX.1-schnell": 0.003}
+
 _PICTURE_HOSTS = (".together.ai", ".together.xyz")
 
 
@@ -30,15 +35,16 @@ class Together(Provider):
     pictures_per_call = 4
 
     def submit(self, order: Order, *, timeout: float) -> Outcome:
+        body = _body(order.request, order.route, order.count, order.first)
         answer = self._api.post(
             "/images/generations",
-            _body(order.request, order.route, order.count, order.first),
+            body,
             deadline=time.monotonic() + timeout,
             pictures=order.count,
         )
         if not answer.ok:
             raise self._error(answer)
-        return _outcome(answer)
+        return _outcome(answer, asked=body)
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
         deadline = time.monotonic() + timeout
@@ -78,12 +84,11 @@ def _body(request: ImageRequest, route: Route, count: int, first: int) -> dict[s
     return body
 
 
-def _outcome(answer: Answer) -> Outcome:
+def _outcome(answer: Answer, *, asked: dict[str, Any]) -> Outcome:
     body = answer.json()
     told = body.get("data")
     items = told if isinstance(told, list) else []
-    name = body.get("id")
-    usage = {"request_id": name} if isinstance(name, str) and 0 < len(name) <= 200 else {}
+    usage = _usage(body.get("id"), asked, len(items))
     data = [from_base64(_field(item, "b64_json")) for item in items]
     if any(data):
         return delivered((Picture(each) if each else _unreadable() for each in data), usage)
@@ -91,6 +96,16 @@ def _outcome(answer: Answer) -> Outcome:
     if any(links):
         return Job(usage.get("request_id", "pictures"), {"urls": links}, usage=usage)
     raise _unreadable(billed="yes" if items else "unknown")
+
+
+def _usage(name: object, asked: dict[str, Any], count: int) -> dict[str, Any]:
+    usage: dict[str, Any] = {}
+    if isinstance(name, str) and 0 < len(name) <= 200:
+        usage["request_id"] = name
+    if price := _PRICES.get(asked["model"]):
+        dollars = price * count * asked["width"] * asked["height"] / 1_000_000
+        usage |= {"cost_usd": round(dollars, 6), "cost_estimated": True}
+    return usage
 
 
 def _field(item: object, name: str) -> object:
