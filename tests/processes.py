@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import time
 from collections.abc import Callable
@@ -12,10 +13,16 @@ import redis
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of this machine that nobody listens on.
+
+    It is below those that outgoing connections get: while its server is away, a client that tries
+    again and again could else be given the very port it looks for, and keep the server from it.
+    """
+    for port in random.SystemRandom().sample(range(15_000, 32_768), 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port")
 
 
 def until(condition: Callable[[], Any], what: str = "true", seconds: float = 20) -> Any:

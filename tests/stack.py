@@ -65,14 +65,15 @@ class Stack:
             ],
         }
 
-    def start(self, *names: str) -> None:
-        """Start processes; `worker.2` is a second one of the line `worker`."""
+    def start(self, *names: str, **settings: str) -> None:
+        """Start processes; `worker.2` is a second one of the line `worker`. `settings` are theirs
+        alone."""
         for name in names:
             log = (self.directory / f"{name}.log").open("ab")
             self._processes[name] = subprocess.Popen(
                 self.commands[name.partition(".")[0]],
                 cwd=ROOT,
-                env=self._environment,
+                env=self._environment | settings,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -87,6 +88,9 @@ class Stack:
     def wait_until_ready(self) -> None:
         until(lambda: self._answers(f"{self.url}/readyz"), "ready", 40)
         until(lambda: self._answers(f"{self.sandbox_url}/_sandbox/health"), "sandbox", 20)
+
+    def pid(self, name: str) -> int:
+        return self._processes[name].pid
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         """Signal a process; unless it is only frozen or thawed, wait for its end."""

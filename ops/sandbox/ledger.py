@@ -27,14 +27,27 @@ class Ledger:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             self._read_back(path)
 
-    def record(self, provider: str, *, prompt: str, model: str, job_id: str, count: int) -> None:
-        """Note that `count` pictures were bought, from now on and for ever."""
+    def record(
+        self,
+        provider: str,
+        *,
+        prompt: str,
+        model: str,
+        job_id: str,
+        count: int,
+        seed: int | None = None,
+    ) -> None:
+        """Note that `count` pictures were bought, from now on and for ever.
+
+        `seed` is the one that was asked for: it tells apart what was bought with one prompt.
+        """
         entry = {
             "provider": provider,
             "prompt": prompt,
             "at": time.time(),
             "job_id": job_id,
             "model": model,
+            "seed": seed,
         }
         with self._lock:
             self._purchases.extend([entry] * count)

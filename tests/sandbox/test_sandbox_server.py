@@ -94,7 +94,7 @@ def test_one_entry_per_picture_is_kept(sandbox):
     before = time.time()
 
     answer = sandbox.generate(n=3, prompt="three foxes")
-    job = sandbox.submit("flux-dev", prompt="a job").json()
+    job = sandbox.submit("flux-dev", prompt="a job", seed=7).json()
 
     *pictures, flux = sandbox.purchases()
     assert len(pictures) == 3
@@ -105,6 +105,7 @@ def test_one_entry_per_picture_is_kept(sandbox):
         assert entry["job_id"] == answer.headers["x-request-id"]
         assert before <= entry["at"] <= time.time()
     assert (flux["provider"], flux["job_id"], flux["model"]) == ("bfl", job["id"], "flux-dev")
+    assert (flux["seed"], pictures[0]["seed"]) == (7, None)
 
 
 def test_a_client_that_hangs_up_has_paid(sandbox):

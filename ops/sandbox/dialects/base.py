@@ -49,8 +49,13 @@ class Desk:
         header = request.headers.get("X-Sandbox-Fault", "")
         return self.faults.strike(self.provider, call, prompt=prompt, header=header)
 
-    def bill(self, *, prompt: str, model: str, job_id: str, count: int = 1) -> None:
-        self.ledger.record(self.provider, prompt=prompt, model=model, job_id=job_id, count=count)
+    def bill(
+        self, *, prompt: str, model: str, job_id: str, count: int = 1, seed: int | None = None
+    ) -> None:
+        """Note a purchase. `seed`: what the caller asked for, None when it did not."""
+        self.ledger.record(
+            self.provider, prompt=prompt, model=model, job_id=job_id, count=count, seed=seed
+        )
 
     def seconds(self, typical: float) -> float:
         """How long work takes that typically takes so many seconds."""

@@ -239,7 +239,7 @@ def make_blueprint(desk: Desk) -> Blueprint:
             return desk.deliver(strikes, lambda: refusal)
         job = _make_job(desk, model, inputs, strikes)
         if "moderated" not in strikes:
-            desk.bill(prompt=prompt, model=model, job_id=job.id)
+            desk.bill(prompt=prompt, model=model, job_id=job.id, seed=inputs.seed)
         jobs.add(job)
         return desk.deliver(strikes, lambda: _accepted(job, inputs.webhook_url))
 

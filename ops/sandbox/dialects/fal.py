@@ -157,7 +157,13 @@ def make_blueprint(desk: Desk) -> Blueprint:
             return desk.deliver(strikes, lambda: refusal)
         job = _make_job(desk, inputs, strikes)
         if not set(FAILURES) & set(strikes):  # neither is charged
-            desk.bill(prompt=inputs.prompt, model=model, job_id=job.id, count=inputs.num_images)
+            desk.bill(
+                prompt=inputs.prompt,
+                model=model,
+                job_id=job.id,
+                count=inputs.num_images,
+                seed=inputs.seed,
+            )
         jobs.keep(job)
         return desk.deliver(strikes, lambda: _accepted(job))
 

@@ -134,7 +134,8 @@ def make_blueprint(desk: Desk) -> Blueprint:
         if "moderated" in strikes:
             blocked = {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}}
             return desk.deliver(strikes, lambda: _answer(model, answer_id, inputs, 0, blocked))
-        desk.bill(prompt=inputs.prompt, model=model, job_id=answer_id)
+        seed = inputs.generation_config.seed
+        desk.bill(prompt=inputs.prompt, model=model, job_id=answer_id, seed=seed)
         _, tokens, seconds = STEPS[image.image_size or "1K"]
         tokens = MODELS[model].tokens or tokens
         return desk.deliver(

@@ -73,7 +73,12 @@ def make_blueprint(desk: Desk) -> Blueprint:
         strikes = desk.strike("submit", asked.inputs)
         if refusal := _refusal(model, strikes):
             return desk.deliver(strikes, lambda: refusal)
-        desk.bill(prompt=asked.inputs, model=model, job_id=uuid.uuid4().hex)
+        desk.bill(
+            prompt=asked.inputs,
+            model=model,
+            job_id=uuid.uuid4().hex,
+            seed=asked.parameters.seed,
+        )
         return desk.deliver(
             strikes, lambda: _answer(desk, asked, strikes), seconds=desk.seconds(SECONDS)
         )

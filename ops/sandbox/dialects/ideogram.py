@@ -152,7 +152,13 @@ def make_blueprint(desk: Desk) -> Blueprint:
         if refusal := _refusal(strikes):
             return desk.deliver(strikes, lambda: refusal)
         job_id = uuid.uuid4().hex
-        desk.bill(prompt=inputs.prompt, model="ideogram-v3", job_id=job_id, count=inputs.num_images)
+        desk.bill(
+            prompt=inputs.prompt,
+            model="ideogram-v3",
+            job_id=job_id,
+            count=inputs.num_images,
+            seed=inputs.seed,
+        )
         work = SECONDS[inputs.rendering_speed]
         return desk.deliver(
             strikes,

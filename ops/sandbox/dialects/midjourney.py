@@ -113,7 +113,12 @@ def make_blueprint(desk: Desk) -> Blueprint:
             return desk.deliver(strikes, lambda: refusal)
         job = _make_job(desk, prompt, body.get("state"), strikes, is_trueai)
         if not job.complaint and "moderated" not in strikes:
-            desk.bill(prompt=text, model=f"v{parameters.get('v', '')}", job_id=job.id)
+            desk.bill(
+                prompt=text,
+                model=f"v{parameters.get('v', '')}",
+                job_id=job.id,
+                seed=job.seed if "seed" in parameters else None,
+            )
         jobs.add(job)
         return desk.deliver(strikes, lambda: _accepted(job))
 

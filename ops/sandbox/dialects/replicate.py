@@ -178,6 +178,7 @@ def make_blueprint(desk: Desk) -> Blueprint:
                 model=model,
                 job_id=prediction.id,
                 count=call.input.num_outputs,
+                seed=call.input.seed,
             )
         predictions.keep(prediction)
         waited = _wait_for(prediction)

@@ -105,7 +105,12 @@ def make_blueprint(desk: Desk) -> Blueprint:
         asked = inputs.model if isinstance(inputs, Sd3Inputs) else endpoint
         model = asked.replace("sd3-", "sd3.5-")
         if "failed" not in strikes:  # such work is free
-            desk.bill(prompt=inputs.prompt, model=model, job_id=uuid.uuid4().hex)
+            desk.bill(
+                prompt=inputs.prompt,
+                model=model,
+                job_id=uuid.uuid4().hex,
+                seed=inputs.seed or None,
+            )
         return desk.deliver(
             strikes, lambda: _answer(desk, inputs, strikes), seconds=desk.seconds(SECONDS[model])
         )

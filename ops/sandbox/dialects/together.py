@@ -96,7 +96,13 @@ def make_blueprint(desk: Desk) -> Blueprint:
         if refusal := _refusal(strikes):
             return desk.deliver(strikes, lambda: refusal)
         job_id = secrets.token_urlsafe(12)
-        desk.bill(prompt=inputs.prompt, model=inputs.model, job_id=job_id, count=inputs.n)
+        desk.bill(
+            prompt=inputs.prompt,
+            model=inputs.model,
+            job_id=job_id,
+            count=inputs.n,
+            seed=inputs.seed,
+        )
         return desk.deliver(
             strikes,
             lambda: _answer(desk, shelf, job_id, inputs, strikes),
