@@ -48,6 +48,7 @@ class Buyer:
         timeout: float = 10,
         request: ImageRequest | None = None,
         route: Route | None = None,
+        key: str = "",
     ) -> Outcome:
         asked = request or self.case.request
         return self.provider.submit(
@@ -56,7 +57,7 @@ class Buyer:
                 route or self.case.route,
                 count=count,
                 first=first,
-                key=f"imgtask_1/{first}",
+                key=key or f"imgtask_{uuid.uuid4().hex}/{first}",
             ),
             timeout=timeout,
         )
