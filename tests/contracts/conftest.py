@@ -77,7 +77,7 @@ Connect = Callable[..., Buyer]
 
 @pytest.fixture
 def connect() -> Connect:
-    """Make an adapter: connect(name, base_url, key=…, max_image_bytes=…, sandbox=…)."""
+    """Make an adapter: connect(name, base_url, key=…, max_image_bytes=…, sandbox=…, file=…)."""
 
     def make(
         name: str,
@@ -85,8 +85,9 @@ def connect() -> Connect:
         key: str = KEY,
         max_image_bytes: int = 50_000_000,
         sandbox: bool = False,
+        file: str = "",
     ) -> Buyer:
-        access = {name: ProviderAccess(base_url, SecretStr(key), sandbox)}
+        access = {name: ProviderAccess(base_url, SecretStr(key), sandbox, file)}
         made = make_providers(access, concurrency=8, max_image_bytes=max_image_bytes)
         return Buyer(name, CASES[name], made[name])
 

@@ -40,7 +40,7 @@ def make_providers(
 ) -> dict[str, Provider]:
     """The adapters for `access`, by name. `concurrency`: how many calls each makes at a time.
 
-    Raises ConfigurationError for a key that cannot be sent.
+    Raises ConfigurationError for a key that cannot be sent, and for a file that is of no use.
     """
     return {
         name: PROVIDERS[name](
@@ -50,7 +50,8 @@ def make_providers(
                 auth=PROVIDERS[name].auth,
                 concurrency=concurrency,
                 max_image_bytes=max_image_bytes,
-            )
+            ),
+            provider_access.file,
         )
         for name, provider_access in access.items()
     }
