@@ -61,6 +61,7 @@ _PROVIDERS = {
     "ideogram": _Where("ideogram_api_key", "ideogram_base_url", "/ideogram"),
     "gemini": _Where("gemini_api_key", "gemini_base_url", "/gemini/v1beta"),
     "midjourney": _Where("midjourney_proxy_secret", "midjourney_proxy_url", "/midjourney"),
+    "comfyui": _Where("", "comfyui_url", "/comfyui", file="comfyui_workflow"),
 }
 
 
@@ -175,6 +176,15 @@ class Settings(BaseSettings):
     )
     midjourney_proxy_secret: SecretStr = Field(
         SecretStr(""), description="The midjourney-proxy's mj-api-secret, if it asks for one."
+    )
+    comfyui_url: _OptionalHttpUrl = Field(
+        "",
+        description="A ComfyUI, such as http://localhost:8188; setting it configures the provider.",
+    )
+    comfyui_workflow: str = Field(
+        "",
+        description="File with the workflow that ComfyUI runs, in API format, and in it %prompt%, "
+        "%seed% and %count%. Empty: text to image with SDXL.",
     )
 
     # -- Tasks and workers

@@ -26,6 +26,7 @@ def test_all_promised_models_are_there_in_their_modes() -> None:
         "ideogram-v3": "task",
         "stable-diffusion-3": "inline",
         "gemini-image": "inline",
+        "comfyui": "task",
     }
 
 

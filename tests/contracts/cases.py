@@ -367,6 +367,39 @@ def _gemini() -> Case:
     )
 
 
+def _comfyui() -> Case:
+    route = Route("comfyui", "default")
+
+    def script(example: str, answer: Reply, base: str) -> list[Reply]:
+        match example:
+            case "queue":
+                return [Reply({}), answer]
+            case "not yet":
+                return [answer, Reply({"queue_running": [], "queue_pending": []})]
+            case "done" | "failed":
+                return [Reply({"job-1": entry}) for entry in answer.body.values()]
+        return [answer]
+
+    return Case(
+        sandbox_path="/comfyui",
+        documents="comfyui",
+        submit_path="/prompt",
+        route=route,
+        request=ImageRequest("comfyui", "a red fox"),
+        accepts=lambda _: {"prompt_id": "job-1", "number": 12, "node_errors": {}},
+        key_header="authorization",
+        has_jobs=True,
+        variants=((_every_field("comfyui"), route),),
+        wrong={"size": "8x8"},
+        # It asks for no money and has no rules.
+        lacks=frozenset({"no_credit", "moderated", "moderated_output"}),
+        tells_cost=False,
+        polled=frozenset({"done", "failed", "queue"}),
+        job_state={"count": 2, "seed": 7, "unseen": 9},
+        script=script,
+    )
+
+
 CASES = {
     "openai": _openai(),
     "bfl": _bfl(),
@@ -378,4 +411,5 @@ CASES = {
     "midjourney": _midjourney(),
     "ideogram": _ideogram(),
     "gemini": _gemini(),
+    "comfyui": _comfyui(),
 }

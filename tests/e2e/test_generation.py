@@ -24,6 +24,7 @@ from tests.stack import Stack
         ("midjourney", "512x512"),
         ("ideogram-v3", "512x512"),
         ("ideogram-v3", "1248x832"),
+        ("comfyui", "840x512"),
     ],
 )
 def test_the_picture_has_the_size_that_was_asked_for(stack: Stack, model: str, size: str) -> None:
@@ -152,5 +153,6 @@ def test_the_outcomes_rank_the_models(stack: Stack) -> None:
         "ideogram-v3",
         "stable-diffusion-3",
         "gemini-image",
+        "comfyui",
     }
     assert {model["id"] for model in models} >= usable

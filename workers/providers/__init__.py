@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from common.settings import ProviderAccess
 from workers.providers.base import Provider
 from workers.providers.bfl import BlackForestLabs
+from workers.providers.comfyui import ComfyUI
 from workers.providers.fal import Fal
 from workers.providers.gemini import Gemini
 from workers.providers.http import Http
@@ -31,6 +32,7 @@ PROVIDERS: dict[str, type[Provider]] = {
     "midjourney": Midjourney,
     "ideogram": Ideogram,
     "gemini": Gemini,
+    "comfyui": ComfyUI,
 }
 """Every adapter, by the name that routes of the catalog call it."""
 

@@ -6,6 +6,7 @@ from flask import Blueprint
 
 from ops.sandbox.dialects import (
     bfl,
+    comfyui,
     fal,
     gemini,
     huggingface,
@@ -29,5 +30,6 @@ DIALECTS: dict[str, Callable[[Desk], Blueprint]] = {
     "midjourney": midjourney.make_blueprint,
     "ideogram": ideogram.make_blueprint,
     "gemini": gemini.make_blueprint,
+    "comfyui": comfyui.make_blueprint,
 }
 """By provider, which is also the first part of the path it is served under."""
