@@ -26,20 +26,26 @@ _Port = Annotated[int, Field(ge=1, le=65535)]
 
 @dataclass(frozen=True, slots=True)
 class ProviderAccess:
-    """Where a provider answers and the credential for it. `sandbox` when no real one is asked."""
+    """Where a provider answers and the credential for it. `sandbox` when no real one is asked.
+
+    `file`: path of what its adapter needs beside; empty when there is nothing.
+    """
 
     base_url: str
     key: SecretStr
     sandbox: bool = False
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Where:
-    """The settings that hold a provider's credential and address, and its path in the sandbox."""
+    """The settings that hold a provider's credential, if it has one, its address and the file for
+    its adapter, if that wants one; and its path in the sandbox."""
 
     key: str
     url: str
     sandbox_path: str
+    file: str = ""
 
 
 # A provider is configured when its key is set, or an address of its own; where there is no default
@@ -57,6 +63,7 @@ _PROVIDERS = {
     "midjourney": _Where("midjourney_proxy_secret", "midjourney_proxy_url", "/midjourney"),
     "a1111": _Where("a1111_auth", "a1111_url", "/a1111"),
     "compatible": _Where("compatible_api_key", "compatible_base_url", "/compatible/v1"),
+    "comfyui": _Where("", "comfyui_url", "/comfyui", file="comfyui_workflow"),
 }
 PROVIDER_NAMES = tuple(_PROVIDERS)
 """Every provider that settings can configure, and so every one that a route can name."""
@@ -197,6 +204,15 @@ class Settings(BaseSettings):
         "are added to those there, or take the place of one of the same name. Needs to be the same "
         "for every web and worker.",
     )
+    comfyui_url: _OptionalHttpUrl = Field(
+        "",
+        description="A ComfyUI, such as http://localhost:8188; setting it configures the provider.",
+    )
+    comfyui_workflow: str = Field(
+        "",
+        description="File with the workflow that ComfyUI runs, in API format, and in it %prompt%, "
+        "%seed% and %count%. Empty: text to image with SDXL.",
+    )
 
     # -- Tasks and workers
     retention_hours: float = Field(
@@ -304,9 +320,11 @@ class Settings(BaseSettings):
         """The providers that can be used, by name; empty when none is configured."""
         configured = {}
         for name, where in _PROVIDERS.items():
-            url, key = getattr(self, where.url), getattr(self, where.key)
+            url = getattr(self, where.url)
+            key = getattr(self, where.key) if where.key else SecretStr("")
+            file = getattr(self, where.file) if where.file else ""
             if url and (key.get_secret_value() or where.url in self.model_fields_set):
-                configured[name] = ProviderAccess(url.rstrip("/"), key)
+                configured[name] = ProviderAccess(url.rstrip("/"), key, file=file)
         if self.sandbox == "off" or (
             self.sandbox == "auto" and (configured or not self.sandbox_url)
         ):

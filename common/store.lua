@@ -70,6 +70,7 @@ local MOST_CALLS = 4 -- of one task: it has at most so many pictures
 
 local function calls_key(route) return KEYS[7] .. ':calls:' .. route end
 local function waits_key(route) return KEYS[7] .. ':waits:' .. route end
+local function lines_key() return KEYS[7] .. ':lines' end -- routes that are waited for: their caps
 
 -- The names of a task's places on a route.
 local function places(id)
@@ -94,22 +95,33 @@ local function hold(route, id, until_, names, xx)
   end
 end
 
--- Give back places, and make as many tasks due of those that have waited longest.
-local function let_go(route, names)
-  if #names == 0 then return end
-  local freed = redis.call('ZREM', calls_key(route), unpack(names))
-  if freed == 0 then return end
-  for _, waiting in ipairs(redis.call('ZRANGE', waits_key(route), 0, freed - 1)) do
+-- How many more calls a route takes.
+local function free_places(route, cap)
+  return cap - redis.call('ZCOUNT', calls_key(route), now, '+inf')
+end
+
+-- Make as many tasks due as there is room for, of those that have waited longest.
+local function call_up(route)
+  local cap = redis.call('HGET', lines_key(), route)
+  if not cap then return end
+  local free = free_places(route, cap)
+  if free < 1 then return end
+  for _, waiting in ipairs(redis.call('ZRANGE', waits_key(route), 0, free - 1)) do
     if redis.call('HDEL', record_key(waiting), 'retry_at') == 1 then
       redis.call('ZADD', KEYS[2], 'XX', now, waiting)
     end
   end
 end
 
+local function let_go(route, names)
+  if #names > 0 and redis.call('ZREM', calls_key(route), unpack(names)) > 0 then call_up(route) end
+end
+
 local function stop_waiting(key, id, waits)
   if not waits then return end
   redis.call('ZREM', waits_key(waits), id)
   redis.call('HDEL', key, 'waits')
+  if redis.call('EXISTS', waits_key(waits)) == 0 then redis.call('HDEL', lines_key(), waits) end
 end
 
 -- Whether an account or route is shut: the reason and until when. Open, but to be tried by one call
@@ -267,15 +279,15 @@ function ops.begin(id, generation, ttl, standing, going, ...)
     local granted, mine = wanted, {}
     for i = 1, wanted do mine[i] = id .. '/' .. args[first + 2 * i - 2]:sub(6) end
     if not why and cap > 0 then
-      local calls = calls_key(route)
       local ahead = redis.call('ZRANK', waits_key(route), id) or redis.call('ZCARD', waits_key(route))
-      granted = math.min(wanted, cap - redis.call('ZCOUNT', calls, now, '+inf') - ahead)
+      granted = math.min(wanted, free_places(route, cap) - ahead)
       if granted < 1 then
         why, till = 'full', now + math.min(300000, 15000 + 2000 * ahead)
         if not waits then
           redis.call('ZADD', waits_key(route), now, id)
           redis.call('PEXPIRE', waits_key(route), 24 * HOUR)
           redis.call('HSET', key, 'waits', route)
+          redis.call('HSET', lines_key(), route, cap)
           waits = route
         end
       end
@@ -413,6 +425,8 @@ end
 -- sweep <who> <limit> <check ms> <retention ms> <template>   -> looked at, announced, timed out, lag ms
 function ops.sweep(who, limit, check, retention, template)
   redis.call('ZADD', KEYS[5], now, who)
+  -- A dead worker's places come back without anybody's doing, and so without a word to the line.
+  for _, route in ipairs(redis.call('HKEYS', lines_key())) do call_up(route) end
   local due = redis.call('ZRANGE', KEYS[2], '-inf', now, 'BYSCORE', 'LIMIT', 0, limit, 'WITHSCORES')
   local announced, timed_out, lag, oldest = 0, 0, 0, {}
   if due[2] then lag = now - due[2] end

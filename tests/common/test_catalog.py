@@ -34,7 +34,7 @@ def test_all_promised_models_are_there_in_their_modes() -> None:
     }
     assert {modes[name] for name in modes if name.startswith("gpt-image-2")} == {"inline"}
     assert {modes[name] for name in modes if name.startswith("flux-2-")} == {"task"}
-    assert modes["sd-webui"] == "inline"
+    assert (modes["sd-webui"], modes["comfyui"]) == ("inline", "task")
 
 
 @each_model
@@ -96,6 +96,7 @@ def test_a_route_is_limited_where_its_provider_limits_an_account() -> None:
     assert caps.pop(("ideogram-v3", "ideogram")) == 10
     assert caps.pop(("midjourney", "midjourney")) == 3
     assert caps.pop(("sd-webui", "a1111")) == 2
+    assert caps.pop(("comfyui", "comfyui")) == 2
     assert {provider for _, provider in caps} == {"bfl"}
     assert set(caps.values()) == {24}
 

@@ -137,6 +137,8 @@ class PlacesMachine(RuleBasedStateMachine):
     def whoever_is_over_holds_and_waits_for_nothing(self) -> None:
         names: Any = self.valkey.redis.zrange(CALLS, 0, -1) + self.valkey.redis.zrange(WAITS, 0, -1)
         assert not [name for name in names if name.partition("/")[0] in self.ended]
+        lines: Any = self.valkey.redis.hgetall("darkroom:routes:lines")
+        assert lines == ({ROUTE: str(CAP)} if self.valkey.redis.exists(WAITS) else {})
 
     @invariant()
     def whoever_waits_is_due_some_day(self) -> None:

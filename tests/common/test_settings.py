@@ -240,6 +240,26 @@ def test_a_provider_without_a_default_address_is_configured_by_its_address_alone
     assert not providers[name].sandbox
 
 
+def test_a_provider_that_knows_no_key_is_configured_by_its_address_alone() -> None:
+    assert load_settings(comfyui_workflow="w.json").providers() == {}
+
+    (access,) = load_settings(comfyui_url="http://10.0.0.7:8188/comfy/").providers().values()
+    assert (access.base_url, access.key.get_secret_value()) == ("http://10.0.0.7:8188/comfy", "")
+
+
+def test_a_file_is_handed_to_its_own_adapter_and_not_to_the_sandbox() -> None:
+    options = {"comfyui_url": "http://c", "comfyui_workflow": "w.json", "openai_api_key": "k"}
+
+    real = load_settings(**options).providers()
+    played = load_settings(**options, sandbox="on").providers()
+
+    assert {name: access.file for name, access in real.items()} == {
+        "comfyui": "w.json",
+        "openai": "",
+    }
+    assert {access.file for access in played.values()} == {""}
+
+
 @pytest.mark.parametrize(
     ("options", "names", "sandboxed", "wants"),
     [

@@ -172,6 +172,23 @@ def test_a_task_that_ends_while_it_waits_leaves_the_line(store: TaskStore) -> No
     assert begin(store, last) == "sent"
 
 
+def test_the_sweep_calls_up_whoever_waits_for_a_dead_workers_place(
+    store: TaskStore, valkey: Valkey
+) -> None:
+    dead, waiting, later = claimed(store), claimed(store), claimed(store)
+    begin(store, dead)
+    for held in (waiting, later):
+        assert begin(store, held) == "full"
+        store.defer(held, 300)
+    let_lease_run_out(valkey, dead)
+    assert store.claim(waiting.task.id, "worker") is None
+
+    store.sweep("a")
+
+    assert store.claim(later.task.id, "worker") is None  # there is one place
+    assert begin(store, claim(store, waiting.task.id)) == "sent"
+
+
 def test_asking_twice_for_a_place_takes_one(store: TaskStore) -> None:
     """An answer that was lost on the way: the same call is announced again."""
     held = claimed(store)

@@ -406,6 +406,7 @@ def _a1111() -> Case:
         errors={"server_error": JobFailed},  # said by the server itself, of work that is over
         lacks=frozenset({"no_credit", "rate_limited", "moderated", "moderated_output"}),
         tells_cost=False,
+        names_calls=False,
         key_sent=lambda key: base64.b64encode(key.encode()).decode(),
     )
 
@@ -453,6 +454,39 @@ def _compatible() -> Case:
     )
 
 
+def _comfyui() -> Case:
+    route = Route("comfyui", "default")
+
+    def script(example: str, answer: Reply, base: str) -> list[Reply]:
+        match example:
+            case "queue":
+                return [Reply({}), answer]
+            case "not yet":
+                return [answer, Reply({"queue_running": [], "queue_pending": []})]
+            case "done" | "failed":
+                return [Reply({"job-1": entry}) for entry in answer.body.values()]
+        return [answer]
+
+    return Case(
+        sandbox_path="/comfyui",
+        documents="comfyui",
+        submit_path="/prompt",
+        route=route,
+        request=ImageRequest("comfyui", "a red fox"),
+        accepts=lambda _: {"prompt_id": "job-1", "number": 12, "node_errors": {}},
+        key_header="authorization",
+        has_jobs=True,
+        variants=((_every_field("comfyui"), route),),
+        wrong={"size": "8x8"},
+        # It asks for no money and has no rules.
+        lacks=frozenset({"no_credit", "moderated", "moderated_output"}),
+        tells_cost=False,
+        polled=frozenset({"done", "failed", "queue"}),
+        job_state={"count": 2, "seed": 7, "unseen": 9},
+        script=script,
+    )
+
+
 CASES = {
     "openai": _openai(),
     "bfl": _bfl(),
@@ -466,4 +500,5 @@ CASES = {
     "gemini": _gemini(),
     "a1111": _a1111(),
     "compatible": _compatible(),
+    "comfyui": _comfyui(),
 }

@@ -50,6 +50,7 @@ class Buyer:
         timeout: float = 10,
         request: ImageRequest | None = None,
         route: Route | None = None,
+        key: str = "",
     ) -> Outcome:
         asked = request or self.case.request
         return self.provider.submit(
@@ -58,7 +59,7 @@ class Buyer:
                 route or self.case.route,
                 count=count,
                 first=first,
-                key=f"imgtask_1/{first}",
+                key=key or f"imgtask_{uuid.uuid4().hex}/{first}",
             ),
             timeout=timeout,
         )
@@ -78,7 +79,7 @@ Connect = Callable[..., Buyer]
 
 @pytest.fixture
 def connect() -> Connect:
-    """Make an adapter: connect(name, base_url, key=…, max_image_bytes=…, sandbox=…)."""
+    """Make an adapter: connect(name, base_url, key=…, max_image_bytes=…, sandbox=…, file=…)."""
 
     def make(
         name: str,
@@ -86,8 +87,9 @@ def connect() -> Connect:
         key: str = KEY,
         max_image_bytes: int = 50_000_000,
         sandbox: bool = False,
+        file: str = "",
     ) -> Buyer:
-        access = {name: ProviderAccess(base_url, SecretStr(key), sandbox)}
+        access = {name: ProviderAccess(base_url, SecretStr(key), sandbox, file)}
         made = make_providers(access, concurrency=8, max_image_bytes=max_image_bytes)
         return Buyer(name, CASES[name], made[name])
 

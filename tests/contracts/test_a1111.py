@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -88,6 +89,7 @@ def test_says_what_it_wants(connect: Connect, serve: Serve) -> None:
 
     body = sent(connect, serve, request=request, route=route, count=3, first=2)
 
+    assert re.fullmatch(r"task\(imgtask_\w+/2\)", body.pop("force_task_id"))
     assert body == {
         "prompt": "a red fox",
         "negative_prompt": "blur",
@@ -98,7 +100,6 @@ def test_says_what_it_wants(connect: Connect, serve: Serve) -> None:
         "seed": 42,
         "send_images": True,
         "save_images": False,
-        "force_task_id": "task(imgtask_1/2)",
     }
 
 

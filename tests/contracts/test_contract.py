@@ -225,6 +225,12 @@ def test_a_refusal_says_why(buyer: Buyer, prompt: str, fault: str, which: int) -
         ("midjourney", "expired_url", JobLost, "yes"),
         ("midjourney", "foreign_image_url", BadAnswer, "yes"),
         ("midjourney", "redirect_image", BadAnswer, "yes"),
+        ("comfyui", "overloaded", OutcomeUnknown, "unknown"),
+        ("comfyui", "failed", JobFailed, "no"),
+        ("comfyui", "job_lost", JobLost, "no"),
+        ("comfyui", "no_image", BadAnswer, "no"),
+        ("comfyui", "expired_url", JobLost, "yes"),
+        ("comfyui", "redirect_image", BadAnswer, "yes"),
     ],
 )
 def test_knows_the_troubles_of_its_provider(

@@ -181,7 +181,7 @@ def test_the_call_is_named_to_the_proxy(connect: Connect, serve: Serve) -> None:
 def test_the_proxy_shows_the_name_with_the_task(
     connect: Connect, sandbox: Sandbox, prompt: str
 ) -> None:
-    connect("midjourney", f"{sandbox.url}/midjourney").submit(prompt)
+    connect("midjourney", f"{sandbox.url}/midjourney").submit(prompt, key="imgtask_1/0")
 
     url, headers = f"{sandbox.url}/midjourney/mj/task/list", {"mj-api-secret": "x"}
     tasks = requests.get(url, headers=headers, timeout=5).json()

@@ -25,6 +25,7 @@ from tests.stack import Stack
         ("ideogram-v3", "512x512"),
         ("ideogram-v3", "1248x832"),
         ("sd-webui", "520x776"),
+        ("comfyui", "840x512"),
     ],
 )
 def test_the_picture_has_the_size_that_was_asked_for(stack: Stack, model: str, size: str) -> None:
@@ -167,5 +168,6 @@ def test_the_outcomes_rank_the_models(stack: Stack) -> None:
         "stable-diffusion-3",
         "gemini-image",
         "sd-webui",
+        "comfyui",
     }
     assert {model["id"] for model in models} >= usable

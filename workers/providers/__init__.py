@@ -8,6 +8,7 @@ from common.settings import ProviderAccess
 from workers.providers.a1111 import Automatic1111
 from workers.providers.base import Provider
 from workers.providers.bfl import BlackForestLabs
+from workers.providers.comfyui import ComfyUI
 from workers.providers.fal import Fal
 from workers.providers.gemini import Gemini
 from workers.providers.http import Http
@@ -34,6 +35,7 @@ PROVIDERS: dict[str, type[Provider]] = {
     "gemini": Gemini,
     "a1111": Automatic1111,
     "compatible": Compatible,
+    "comfyui": ComfyUI,
 }
 """Every adapter, by the name that routes of the catalog call it."""
 
@@ -43,7 +45,7 @@ def make_providers(
 ) -> dict[str, Provider]:
     """The adapters for `access`, by name. `concurrency`: how many calls each makes at a time.
 
-    Raises ConfigurationError for a key that cannot be sent.
+    Raises ConfigurationError for a key that cannot be sent, and for a file that is of no use.
     """
     return {
         name: PROVIDERS[name](
@@ -53,7 +55,8 @@ def make_providers(
                 auth=PROVIDERS[name].auth,
                 concurrency=concurrency,
                 max_image_bytes=max_image_bytes,
-            )
+            ),
+            provider_access.file,
         )
         for name, provider_access in access.items()
     }

@@ -111,7 +111,8 @@ class Provider(ABC):
     provider can be asked for it (see `lookup`); `key`: it can be sent again under the same
     `Order.key`, and is carried out once."""
 
-    def __init__(self, api: Http) -> None:
+    def __init__(self, api: Http, file: str = "") -> None:
+        """`file`: path of what the operator wrote for this adapter; few have a use for one."""
         self._api = api
 
     @abstractmethod

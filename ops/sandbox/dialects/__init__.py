@@ -7,6 +7,7 @@ from flask import Blueprint
 from ops.sandbox.dialects import (
     a1111,
     bfl,
+    comfyui,
     fal,
     gemini,
     huggingface,
@@ -32,5 +33,6 @@ DIALECTS: dict[str, Callable[[Desk], Blueprint]] = {
     "gemini": gemini.make_blueprint,
     "a1111": a1111.make_blueprint,
     "compatible": openai.make_blueprint,
+    "comfyui": comfyui.make_blueprint,
 }
 """By provider, which is also the first part of the path it is served under."""
