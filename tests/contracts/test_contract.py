@@ -466,25 +466,28 @@ def test_a_key_of_any_shape_is_hidden(connect: Connect, serve: Serve, name: str)
     assert sent in server.seen[0].headers[CASES[name].key_header]
 
 
-@pytest.mark.parametrize(
+NOON = "Sun, 22 Nov 2026 12:00:00 GMT"
+with_waits = pytest.mark.parametrize(
     ("headers", "seconds"),
     [
         ({"Retry-After": "7"}, 7),
         ({"Retry-After": "1.5"}, 1.5),
+        ({"retry-after-ms": "250"}, 0.25),
         ({"retry-after-ms": "250", "Retry-After": "7"}, 0.25),
-        (
-            {
-                "Date": "Sun, 22 Nov 2026 12:00:00 GMT",
-                "Retry-After": "Sun, 22 Nov 2026 12:00:30 GMT",
-            },
-            30,
-        ),
+        ({"retry-after-ms": "soon", "Retry-After": "7"}, 7),
+        # The three forms of a date in HTTP.
+        ({"Date": NOON, "Retry-After": "Sun, 22 Nov 2026 12:00:30 GMT"}, 30),
+        ({"Date": NOON, "Retry-After": "Sunday, 22-Nov-26 12:00:30 GMT"}, 30),
+        ({"Date": NOON, "Retry-After": "Sun Nov 22 12:00:30 2026"}, 30),
         ({"Retry-After": "Sun, 22 Nov 2020 12:00:00 GMT"}, 0),
         ({"Retry-After": "Sun, 22 Nov 2093 12:00:00 GMT"}, 3600),
         ({"Retry-After": "-3"}, 0),
         ({"Retry-After": "1e300"}, 3600),
     ],
 )
+
+
+@with_waits
 def test_hears_how_long_to_wait(
     connect: Connect, serve: Serve, name: str, headers: dict[str, str], seconds: float
 ) -> None:
@@ -492,6 +495,20 @@ def test_hears_how_long_to_wait(
 
     with pytest.raises(RateLimited) as caught:
         connect(name, server.url).submit()
+
+    assert caught.value.retry_after == pytest.approx(seconds)
+
+
+@with_polls
+@with_waits
+def test_hears_how_long_to_wait_before_the_next_poll(
+    connect: Connect, serve: Serve, name: str, headers: dict[str, str], seconds: float
+) -> None:
+    server = serve(Reply({}, 429, headers))
+    job = Job("job-1", CASES[name].job_state)
+
+    with pytest.raises(RateLimited) as caught:
+        connect(name, server.url).provider.poll(job, timeout=5)
 
     assert caught.value.retry_after == pytest.approx(seconds)
 

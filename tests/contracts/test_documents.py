@@ -189,6 +189,30 @@ def test_every_example_of_an_answer_is_read_rightly(
         assert type(read) is EXPECTED[name][example["name"]], example["name"]
 
 
+def test_every_example_of_an_imitation_of_openai_is_read_rightly(
+    connect: Connect, serve: Serve
+) -> None:
+    expected = {
+        "vllm-omni ok": Pictures,
+        "sglang relative url": Job,
+        "no created": Pictures,
+        "data url": Pictures,
+        "detail text": ModelNotServed,
+        "detail list": Refused,
+        "error text": OutcomeUnknown,
+        "vllm style": Refused,
+    }
+    examples = {
+        example["name"]: example
+        for example in read_document("examples.json")["examples"]
+        if (example["provider"], example["kind"]) == ("openai-compatible", "response")
+    }
+
+    read = {name: _read(connect, serve, "openai", examples[name]) for name in examples}
+
+    assert {name: type(outcome) for name, outcome in read.items()} == expected
+
+
 def test_examples_tell_what_callers_want_to_know(connect: Connect, serve: Serve) -> None:
     examples = {
         (example["provider"], example["name"]): example

@@ -105,6 +105,7 @@ def test_says_when_the_address_has_expired(connect: Connect, serve: Serve) -> No
         (429, {"code": None, "type": "insufficient_quota"}, OutOfCredit),
         (429, {"code": "project_spend_limit_exceeded", "type": "insufficient_quota"}, OutOfCredit),
         (429, {"code": ["odd"], "type": 7}, RateLimited),
+        (429, {"code": "rate_limit_exceeded", "type": "requests"}, RateLimited),
         (503, {"code": None, "type": "service_unavailable_error"}, OutcomeUnknown),
         # A server that failed cannot vouch for what it did.
         (500, {"code": "model_not_found"}, OutcomeUnknown),
@@ -118,6 +119,48 @@ def test_reads_the_code_of_an_error(
 
     with pytest.raises(ProviderError) as caught:
         connect("openai", server.url).submit()
+
+    assert type(caught.value) is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "word", "expected"),
+    [
+        (429, "rate_limit_exceeded", "false", OutOfCredit),
+        (429, None, "false", OutOfCredit),
+        (429, "rate_limit_exceeded", "true", RateLimited),
+        (429, "insufficient_quota", "true", OutOfCredit),
+        # What may have been carried out is not repeated, whoever would like it.
+        (500, None, "true", OutcomeUnknown),
+        (503, "server_is_overloaded", "false", Unavailable),
+    ],
+)
+def test_a_limit_that_no_wait_can_mend_is_not_waited_for(
+    connect: Connect, serve: Serve, status: int, code: str | None, word: str, expected: type
+) -> None:
+    error = {"message": "no", "type": "x", "param": None, "code": code}
+    server = serve(Reply({"error": error}, status, {"x-should-retry": word}))
+
+    with pytest.raises(ProviderError) as caught:
+        connect("openai", server.url).submit()
+
+    assert type(caught.value) is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (403, {"code": "insufficient_user_quota", "message": "no"}, OutOfCredit),
+        (400, {"object": "error", "code": "content_policy_violation"}, ContentRefused),
+        (400, {"object": "error", "message": "bad", "code": 400}, Refused),
+        (404, {"detail": "Model not found"}, ModelNotServed),
+    ],
+)
+def test_reads_errors_of_imitations(
+    connect: Connect, serve: Serve, status: int, body: dict[str, Any], expected: type
+) -> None:
+    with pytest.raises(ProviderError) as caught:
+        connect("openai", serve(Reply(body, status)).url).submit()
 
     assert type(caught.value) is expected
 

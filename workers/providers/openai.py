@@ -129,16 +129,18 @@ class OpenAI(Provider):
         return fields
 
     def _error(self, answer: Answer) -> ProviderError:
-        error = answer.json().get("error")
-        told = error if isinstance(error, dict) else {}
+        body = answer.json()
+        error = body.get("error")
+        told = error if isinstance(error, dict) else body
         words = [word for word in (told.get("code"), told.get("type")) if isinstance(word, str)]
         if answer.status == 503 and "server_is_overloaded" in words:
             return self._api.error(answer, Unavailable)
-        if answer.status < 500:
-            for word in words:
-                if word in _CODES:
-                    return self._api.error(answer, _CODES[word])
-        return self._api.error(answer)
+        kinds = [_CODES[word] for word in words if word in _CODES] if answer.status < 500 else []
+        kind = kinds[0] if kinds else None
+        if answer.status == 429 and answer.header("x-should-retry") == "false":
+            # Its own clients then give up at once: more is spent than a wait can mend.
+            kind = OutOfCredit
+        return self._api.error(answer, kind)
 
     def _outcome(self, answer: Answer, route: Route) -> Outcome:
         body = answer.json()
