@@ -95,7 +95,7 @@ class ComfyUI(Provider):
             case {"status": {"status_str": str(word)}} if word != "success":
                 return job  # a state nobody has told us of
             case entry:
-                return Pictures(self._pictures(job, entry.get("outputs"), deadline))
+                return Pictures(self._pictures(job, entry.get("outputs"), deadline), job.usage)
 
     def lookup(self, order: Order, *, timeout: float) -> Job | None:
         deadline = time.monotonic() + timeout
