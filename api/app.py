@@ -32,7 +32,7 @@ def create_app(settings: Settings) -> Flask:
 
     Raises ConfigurationError when a setting is missing or the image store cannot be used.
     """
-    catalog = Catalog.load()
+    catalog = Catalog.load(settings.catalog_file)
     providers = settings.providers()
     client = connect(settings.shared_redis_url, connections=256)
     store = TaskStore.of(client, settings)

@@ -15,12 +15,13 @@ from api.schemas import ModelList, ModelObject, ModelPath, ModelQuery
 from common.catalog import Catalog, Model
 from common.errors import StoreUnavailable
 from common.logging import get_logger
-from common.store import Outcomes, TaskStore
+from common.store import Outcomes, Shut, TaskStore
 
 __all__ = ["RecentOutcomes", "make_blueprint"]
 
 _ENOUGH_SAMPLES = 5
 _REMEMBER = 5.0  # seconds
+_FOR_GOOD = frozenset({"no_credit", "bad_key", "not_served"})  # waiting does not open these
 
 log = get_logger(__name__)
 
@@ -37,18 +38,35 @@ class RecentOutcomes:
         self._clock = clock
         self._looked = 0.0
         self._outcomes: dict[str, Outcomes] = {}
+        self._shut: dict[str, Shut] = {}
         self.updated_at: int | None = None
 
     def of(self, model: Model) -> Outcomes:
+        self._look()
+        return self._outcomes.get(model.id, Outcomes())
+
+    def is_usable(self, model: Model, providers: Collection[str]) -> bool:
+        """Whether one of the model's routes is configured and its account not closed to us."""
+        self._look()
+        return any(
+            route.provider in providers
+            and not any(
+                (shut := self._shut.get(name)) is not None and shut.why in _FOR_GOOD
+                for name in (route.provider, route.name)
+            )
+            for route in model.routes
+        )
+
+    def _look(self) -> None:
         now = self._clock()
         if now - self._looked >= _REMEMBER:
             self._looked = now  # before asking: whoever comes meanwhile need not ask as well
             try:
                 self._outcomes = self._store.outcomes()
+                self._shut = self._store.routes()
                 self.updated_at = int(now)
             except StoreUnavailable as error:
                 log.warning("no recent outcomes", reason=str(error))
-        return self._outcomes.get(model.id, Outcomes())
 
 
 def make_blueprint(
@@ -111,7 +129,9 @@ def make_blueprint(
 def _recommended(
     models: list[Model], providers: Collection[str], outcomes: RecentOutcomes
 ) -> list[dict[str, Any]]:
-    usable = [(model, outcomes.of(model)) for model in models if model.route(providers)]
+    usable = [
+        (model, outcomes.of(model)) for model in models if outcomes.is_usable(model, providers)
+    ]
 
     def worst_first(entry: tuple[Model, Outcomes]) -> tuple[bool, float, int]:
         seen = entry[1]

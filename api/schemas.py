@@ -7,7 +7,7 @@ sent; tests hold them to these models.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -75,7 +75,9 @@ class GenerationRequest(BaseModel):
         examples=["1024x1024", "1792x1024", "512x512"],
     )
     quality: str | None = Field(
-        None, description="`standard` (default) or `hd`: dall-e-3.", examples=["standard", "hd"]
+        None,
+        description="`standard` (default) or `hd`: dall-e-3. Other models have their own words.",
+        examples=["standard", "hd"],
     )
     response_format: Literal["url", "b64_json"] = Field(
         "url", description="How the finished images are delivered."
@@ -110,8 +112,8 @@ class TaskImage(BaseModel):
     )
     b64_json: str | None = Field(None, description="The image in Base64; null if it is lost.")
     revised_prompt: str = Field(description="The prompt that was used.")
-    width: int | None = Field(None, description="Pixels.")
-    height: int | None = Field(None, description="Pixels.")
+    width: int | None = Field(None, description="Pixels that the image really has.")
+    height: int | None = Field(None, description="Pixels that the image really has.")
     error: str | None = Field(None, description="Why there is no image here any more.")
 
 
@@ -166,7 +168,12 @@ class ImageTask(BaseModel):
                     "expires_at": 1706086409,
                     "provider": "bfl",
                     "provider_model": "flux-pro-1.1",
-                    "usage": {},
+                    "usage": {
+                        "provider": "bfl",
+                        "model": "flux-pro-1.1",
+                        "cost_usd": 0.04,
+                        "seconds": 7.412,
+                    },
                 },
                 {
                     "created": 1706000000,
@@ -204,7 +211,11 @@ class ImageTask(BaseModel):
     poll_url: str = Field(description="Relative to the host; works exactly as returned.")
     data: list[TaskImage]
     warnings: list[str] = Field(description="What of the request was not done, and why.")
-    size: str | None = None
+    size: str | None = Field(
+        None,
+        description="What was asked for. Each image says its own width and height; where they are "
+        "others, because the provider chose them, `warnings` says so.",
+    )
     quality: str | None = None
     style: str | None = None
     sandbox: bool | None = Field(None, description="True when no real provider was asked.")
@@ -216,12 +227,27 @@ class ImageTask(BaseModel):
     )
     provider: str | None = None
     provider_model: str | None = None
-    usage: dict[str, Any] | None = None
+    usage: Usage | None = None
     missing: list[Failed] | None = Field(None, description="Images that could not be had.")
     error: str | None = Field(None, description="For people.")
     error_detail: Failed | None = None
     cancelled: bool | None = None
     cancellation_status: Literal["cancelled"] | None = None
+
+
+class Usage(BaseModel):
+    """What a completed task took. Beside these the provider's own counts, as far as it tells."""
+
+    model_config = ConfigDict(extra="allow")
+
+    provider: str
+    model: str = Field(description="What the provider calls it.")
+    request_id: str | None = Field(None, description="The provider's name for the call.")
+    seconds: float | None = Field(None, description="From the call to its pictures.")
+    cost_usd: float | None = Field(None, description="US dollars, all pictures together.")
+    cost_estimated: bool | None = Field(
+        None, description="True when the cost is our sum from list prices."
+    )
 
 
 class InlineImage(BaseModel):

@@ -34,6 +34,8 @@ _OPTIONAL = (
     "background",
     "moderation",
 )
+# What a client may say to every model, because it is what saying nothing means.
+_DEFAULTS = {"quality": "standard", "style": "vivid"}
 _NOT_SERVED = ("webhook_url", "webhook_events", "metadata")
 _FIELDS = tuple(field.alias or name for name, field in GenerationRequest.model_fields.items())
 _MOST_NAMED = 20  # unknown fields, so that an answer cannot be made to grow
@@ -160,7 +162,7 @@ def _against_catalog(
             continue
         takes = model is not None and name in model.parameters
         values = getattr(model, of) if takes else _any_model(catalog, of)
-        if value not in values:
+        if value not in values and value != _DEFAULTS.get(name):
             who = f"{model.id} takes" if model is not None and takes else "possible are"
             yield wrong(
                 name,
@@ -180,9 +182,7 @@ def _wrong_n(model: Model) -> Problem:
 
 def _sizes(model: Model) -> str:
     sizes = ", ".join(model.sizes)
-    if (rule := model.size_rule) is not None:
-        sizes += f", and sides from {rule.min} to {rule.max} that are multiples of {rule.step}"
-    return sizes
+    return f"{sizes}, and {model.size_rule}" if model.size_rule is not None else sizes
 
 
 def _nearest_size(size: str, model: Model) -> str | None:
@@ -230,16 +230,9 @@ def _request(fields: Mapping[str, Any], model: Model) -> ImageRequest:
     taken = {
         name: fields[name]
         for name in _OPTIONAL
-        if fields[name] is not None and (name in model.parameters or name == "user")
+        if fields[name] is not None and (name == "user" or _is_taken(model, name, fields[name]))
     }
-    defaults = {
-        name: value
-        for name, values, value in (
-            ("quality", model.qualities, "standard"),
-            ("style", model.styles, "vivid"),
-        )
-        if value in values
-    }
+    defaults = {name: value for name, value in _DEFAULTS.items() if _is_taken(model, name, value)}
     size = fields["size"]
     return ImageRequest(
         model=model.id,
@@ -251,13 +244,20 @@ def _request(fields: Mapping[str, Any], model: Model) -> ImageRequest:
     )
 
 
+def _is_taken(model: Model, name: str, value: object) -> bool:
+    """Whether `model` can be told so: it has the parameter and, where it has a list, the value."""
+    values = {"quality": model.qualities, "style": model.styles}.get(name, (value,))
+    return name in model.parameters and value in values
+
+
 def _warnings(given: Mapping[str, Any], model: Model, route: Route) -> Iterable[str]:
     if route.notice:
         yield route.notice
     for name in _OPTIONAL:
         # The end user's identifier is kept with the task in any case.
-        if name in given and name not in model.parameters and name != "user":
-            yield f"{name} is not taken by {model.id} and was ignored."
+        if name in given and name != "user" and not _is_taken(model, name, given[name]):
+            what = f"{name} {given[name]}" if name in model.parameters else name
+            yield f"{what} is not taken by {model.id} and was ignored."
         elif name in given and name in route.drops:
             yield f"{name} cannot be passed on to {route.model}, which serves {model.id}."
     for name in _NOT_SERVED:

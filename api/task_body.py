@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -107,10 +107,12 @@ class TaskBody:
             "completed_at": _seconds(task.ended),
             "provider": result.provider,
             "provider_model": result.provider_model,
-            "usage": result.usage,
+            "usage": {"provider": result.provider, "model": result.provider_model} | result.usage,
         }
         if result.missing:
             body["missing"] = [asdict(failure) for failure in result.missing]
+        if told := _other_sizes(task.request, result.images):
+            body["warnings"] = [*task.warnings, told]
         return body
 
     def _image(self, task: Task, image: StoredImage) -> dict[str, Any]:
@@ -123,6 +125,18 @@ class TaskBody:
             # The task did complete, and final is final: what is missing is said beside it.
             return {"b64_json": None} | described | {"error": _LOST}
         return {"b64_json": pybase64.b64encode(data).decode("ascii")} | described
+
+
+def _other_sizes(request: ImageRequest, images: Iterable[StoredImage]) -> str:
+    """What to say when not all of the images have the size that was asked for, else nothing.
+
+    Some providers choose the pixels themselves, and a picture is never enlarged or cropped.
+    """
+    sizes = dict.fromkeys(f"{image.width}x{image.height}" for image in images)
+    others = [size for size in sizes if size != request.size]
+    if not others:
+        return ""
+    return f"size {request.size} was asked for; the provider made {' and '.join(others)}."
 
 
 def _failed(task: Task) -> dict[str, Any]:

@@ -3,65 +3,131 @@
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.errors import ConfigurationError
+from common.settings import PROVIDER_NAMES
 
 __all__ = ["Catalog", "Model", "Route", "SizeRule"]
+
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]  # fits into a path
+_Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$")]
+_Positive = Annotated[int, Field(ge=1)]
+_Natural = Annotated[int, Field(ge=0)]
+_Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Parameter = Literal[
+    "quality",
+    "style",
+    "user",
+    "seed",
+    "negative_prompt",
+    "aspect_ratio",
+    "output_format",
+    "output_compression",
+    "background",
+    "moderation",
+]
+_KNOWN_FIELDS_ONLY = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, slots=True)
 class SizeRule:
-    """Sizes a model takes beyond its list: sides that are multiples of `step`, in pixels."""
+    """Sizes a model takes beyond its list, in pixels; a limit of 0 is none.
 
-    step: int
-    min: int
-    max: int
+    Its text is what a caller is told who asked for another size.
+    """
+
+    __pydantic_config__: ClassVar = _KNOWN_FIELDS_ONLY
+
+    step: _Positive  # both sides are multiples of it
+    min: _Positive  # of a side
+    max: _Positive  # of a side
+    min_pixels: _Natural = 0  # of the whole picture
+    max_pixels: _Natural = 0  # of the whole picture
+    max_ratio: _Natural = 0  # of the longer side to the shorter
 
     def admits(self, width: int, height: int) -> bool:
-        return all(
+        sides = all(
             self.min <= side <= self.max and side % self.step == 0 for side in (width, height)
         )
+        shape = not self.max_ratio or max(width, height) <= self.max_ratio * min(width, height)
+        most = self.max_pixels or math.inf
+        return sides and shape and self.min_pixels <= width * height <= most
+
+    def __str__(self) -> str:
+        text = f"sides from {self.min} to {self.max} that are multiples of {self.step}"
+        if self.max_ratio:
+            text += f", the longer at most {self.max_ratio} times the shorter"
+        match self.min_pixels, self.max_pixels:
+            case 0, 0:
+                return text
+            case 0, most:
+                return f"{text}, at most {most} pixels in all"
+            case least, 0:
+                return f"{text}, at least {least} pixels in all"
+            case least, most:
+                return f"{text}, {least} to {most} pixels in all"
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """One way to serve a model."""
 
+    __pydantic_config__: ClassVar = _KNOWN_FIELDS_ONLY
+
     provider: str
     model: str  # what the provider calls it
     notice: str = ""  # said in `warnings` of every task that takes this route
     quality: dict[str, str] = field(default_factory=dict)  # our word -> the provider's
-    upstream_size: str = ""  # asked of the provider whatever the caller's size; scaled afterwards
+    upstream_sizes: dict[_Size, _Size] = field(
+        default_factory=dict
+    )  # a caller's -> what is asked for
     drops: tuple[str, ...] = ()
+    cap: _Natural = 0  # most calls in flight, of the whole fleet; 0: no limit
+    price_per_image_usd: _Dollars | None = None  # where it is not the model's
+
+    @property
+    def name(self) -> str:
+        """The route as the fleet knows it: models that are served alike share it."""
+        return f"{self.provider}/{self.model}"
+
+    def upstream_size(self, size: str) -> str:
+        """What is asked of the provider when a caller wants `size`; scaled down afterwards."""
+        return self.upstream_sizes.get(size, size)
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """A catalog entry: what clients may ask for, and the routes that can serve it."""
 
-    id: str
+    __pydantic_config__: ClassVar = _KNOWN_FIELDS_ONLY
+
+    id: _Name
     owned_by: str
     mode: Literal["inline", "task"]  # how the provider usually answers
     description: str
-    sizes: tuple[str, ...]
-    default_size: str
-    max_n: int
-    max_prompt_characters: int
+    sizes: tuple[_Size, ...]
+    default_size: _Size
+    max_n: Annotated[int, Field(ge=1, le=4)]
+    max_prompt_characters: _Positive
     routes: tuple[Route, ...]
-    typical_seconds: float
-    deadline_seconds: int
-    created: int
+    typical_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    deadline_seconds: _Positive
+    created: _Natural  # Unix seconds
     size_rule: SizeRule | None = None
     qualities: tuple[str, ...] = ()
     styles: tuple[str, ...] = ()
     output_formats: tuple[str, ...] = ()
-    parameters: tuple[str, ...] = ()
-    price_per_image_usd: float | None = None
+    parameters: tuple[_Parameter, ...] = ()
+    price_per_image_usd: _Dollars | None = None
 
     def takes_size(self, size: str) -> bool:
         """Whether `size`, WIDTHxHEIGHT, can be asked of this model."""
@@ -80,19 +146,27 @@ class Model:
 
 
 class Catalog:
-    """All models by their public id, in the order of the file."""
+    """All models by their public id, in the order of the files."""
 
     def __init__(self, models: Iterable[Model]) -> None:
         self._models = {model.id: model for model in models}
 
     @classmethod
-    def load(cls) -> Catalog:
-        """Read the catalog that ships with the package.
+    def load(cls, own: str = "") -> Catalog:
+        """The catalog that ships with the package, with the operator's own on top of it.
 
-        Raises ConfigurationError naming the entry that is wrong.
+        `own` is the path of a file in the same form, as CATALOG_FILE names it. A model of it comes
+        after the shipped ones, or in place of the one of its name; `enabled = false` takes one
+        away. Raises ConfigurationError with a line for each thing that is wrong.
         """
         text = resources.files("common").joinpath("catalog.toml").read_text("utf-8")
-        return cls(_model(name, entry) for name, entry in tomllib.loads(text).items())
+        models = _models(text, "catalog.toml")
+        if own:
+            models |= _models(_read(own), f"CATALOG_FILE: {own}", shipped=models)
+        offered = [model for model in models.values() if model is not None]
+        if not offered:
+            raise ConfigurationError(f"CATALOG_FILE: {own} leaves no model to offer")
+        return cls(offered)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
@@ -109,17 +183,70 @@ class Catalog:
         return frozenset(route.provider for model in self for route in model.routes)
 
 
-def _model(model_id: str, entry: dict[str, Any]) -> Model:
+_MODEL = TypeAdapter(Model)
+
+
+def _read(path: str) -> str:
     try:
-        routes = tuple(_frozen(Route, route) for route in entry.pop("routes"))
-        rule = SizeRule(**entry.pop("size_rule")) if "size_rule" in entry else None
-        model: Model = _frozen(Model, {"id": model_id, "routes": routes, "size_rule": rule} | entry)
-    except (KeyError, TypeError) as error:
-        raise ConfigurationError(f"catalog.toml, model {model_id}: {error}") from error
-    if not model.takes_size(model.default_size) or not 1 <= model.max_n <= 4 or not routes:
-        raise ConfigurationError(f"catalog.toml, model {model_id}: default_size, max_n or routes")
-    return model
+        return Path(path).read_text("utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"CATALOG_FILE: {path} cannot be read: {error.strerror}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"CATALOG_FILE: {path} is not UTF-8") from error
 
 
-def _frozen(cls: Any, entry: dict[str, Any]) -> Any:
-    return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()})
+def _models(text: str, source: str, shipped: Collection[str] = ()) -> dict[str, Model | None]:
+    """The models of a TOML text by name; None for one that is not offered."""
+    try:
+        entries = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{source} is not TOML: {error}") from error
+    models: dict[str, Model | None] = {}
+    complaints: list[str] = []
+    for name, entry in entries.items():
+        models[name], wrong = _model(name, entry, shipped)
+        complaints += [f"{source}, model {name}: {what}" for what in wrong]
+    if complaints:
+        raise ConfigurationError("\n".join(complaints))
+    return models
+
+
+def _model(name: str, entry: object, shipped: Collection[str]) -> tuple[Model | None, list[str]]:
+    """An entry's model, None when it is not to be offered, and all that is wrong with the entry."""
+    if not isinstance(entry, dict):
+        return None, [f"it has to be a table, [{name}]"]
+    enabled = entry.pop("enabled", True)
+    if not isinstance(enabled, bool):
+        return None, ["enabled: it has to be true or false"]
+    if not enabled:
+        unknown = not entry and name not in shipped
+        return None, ["there is no such model to take away"] if unknown else []
+    try:
+        model = _MODEL.validate_python(entry | {"id": name})
+    except ValidationError as error:
+        return None, [_complaint(problem) for problem in error.errors()]
+    wrong = [
+        f"routes.{at}.provider: {_no_provider(route.provider)}"
+        for at, route in enumerate(model.routes)
+        if route.provider not in PROVIDER_NAMES
+    ]
+    if not model.routes:
+        wrong.append("routes: there has to be one")
+    if not model.takes_size(model.default_size):
+        wrong.append("default_size: it is neither one of sizes nor within size_rule")
+    return model, wrong
+
+
+def _no_provider(name: str) -> str:
+    near = difflib.get_close_matches(name, PROVIDER_NAMES, n=1)
+    meant = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(PROVIDER_NAMES)}"
+    return f"there is no provider {name!r}{meant}"
+
+
+def _complaint(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "unexpected_keyword_argument":
+        return f"{where}: there is no such field"
+    return f"{where}: {problem['msg']}"

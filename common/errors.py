@@ -80,19 +80,27 @@ class ProviderError(DarkroomError):
     """What a provider did to a call.
 
     `message` is shown to the caller: it must not hold keys, internal addresses or raw bodies.
-    `retry_after` is in seconds, when the provider named a wait.
+    `retry_after` is in seconds, when the provider named a wait. `request_id` is by what the
+    provider knows the call, when it said so; it is for logs.
     """
 
     code: ClassVar[str] = "upstream_error"
     retryable: ClassVar[bool] = False  # the same call, on the same route, later
+    elsewhere: ClassVar[bool] = False  # the same call, on another route, if nothing was bought
     billed: Billed = "unknown"
 
     def __init__(
-        self, message: str, *, billed: Billed | None = None, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        billed: Billed | None = None,
+        retry_after: float | None = None,
+        request_id: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
+        self.request_id = request_id
         if billed is not None:
             self.billed = billed
 
@@ -101,6 +109,7 @@ class RateLimited(ProviderError):
     """The provider asks to come back later; nothing ran."""
 
     code = "all_channels_failed"
+    elsewhere = True
     retryable = True
     billed: Billed = "no"
 
@@ -109,6 +118,7 @@ class Unavailable(ProviderError):
     """No connection, or turned away at the door; nothing ran."""
 
     code = "all_channels_failed"
+    elsewhere = True
     retryable = True
     billed: Billed = "no"
 
@@ -117,6 +127,7 @@ class NotAuthorised(ProviderError):
     """The provider does not accept our credential for this."""
 
     code = "all_channels_failed"
+    elsewhere = True
     billed: Billed = "no"
 
 
@@ -124,6 +135,7 @@ class OutOfCredit(ProviderError):
     """The account behind our credential has no money left or met its spending limit."""
 
     code = "all_channels_failed"
+    elsewhere = True
     billed: Billed = "no"
 
 
@@ -131,6 +143,7 @@ class ModelNotServed(ProviderError):
     """The upstream model does not exist any more, or is not granted to our account."""
 
     code = "all_channels_failed"
+    elsewhere = True
     billed: Billed = "no"
 
 
@@ -150,6 +163,8 @@ class ContentRefused(ProviderError):
 
 class JobFailed(ProviderError):
     """The provider ran the job and says that it failed."""
+
+    elsewhere = True
 
 
 class JobLost(ProviderError):

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.errors import ConfigurationError
 
-__all__ = ["ProviderAccess", "Settings", "env_example", "load_settings"]
+__all__ = ["PROVIDER_NAMES", "ProviderAccess", "Settings", "env_example", "load_settings"]
 
 _HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+(/\S*)?$")]
 _OptionalHttpUrl = Annotated[str, StringConstraints(pattern=r"^(https?://[^\s/]+(/\S*)?)?$")]
@@ -26,20 +26,26 @@ _Port = Annotated[int, Field(ge=1, le=65535)]
 
 @dataclass(frozen=True, slots=True)
 class ProviderAccess:
-    """Where a provider answers and the credential for it. `sandbox` when no real one is asked."""
+    """Where a provider answers and the credential for it. `sandbox` when no real one is asked.
+
+    `file`: path of what its adapter needs beside; empty when there is nothing.
+    """
 
     base_url: str
     key: SecretStr
     sandbox: bool = False
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Where:
-    """The settings that hold a provider's credential and address, and its path in the sandbox."""
+    """The settings that hold a provider's credential, if it has one, its address and the file for
+    its adapter, if that wants one; and its path in the sandbox."""
 
     key: str
     url: str
     sandbox_path: str
+    file: str = ""
 
 
 # A provider is configured when its key is set, or an address of its own; where there is no default
@@ -55,7 +61,12 @@ _PROVIDERS = {
     "ideogram": _Where("ideogram_api_key", "ideogram_base_url", "/ideogram"),
     "gemini": _Where("gemini_api_key", "gemini_base_url", "/gemini/v1beta"),
     "midjourney": _Where("midjourney_proxy_secret", "midjourney_proxy_url", "/midjourney"),
+    "a1111": _Where("a1111_auth", "a1111_url", "/a1111"),
+    "compatible": _Where("compatible_api_key", "compatible_base_url", "/compatible/v1"),
+    "comfyui": _Where("", "comfyui_url", "/comfyui", file="comfyui_workflow"),
 }
+PROVIDER_NAMES = tuple(_PROVIDERS)
+"""Every provider that settings can configure, and so every one that a route can name."""
 
 
 class Settings(BaseSettings):
@@ -121,7 +132,7 @@ class Settings(BaseSettings):
     openai_api_key: SecretStr = Field(SecretStr(""), description="Key of the OpenAI account.")
     openai_base_url: _HttpUrl = Field(
         "https://api.openai.com/v1",
-        description="OpenAI or a server compatible with it; setting it configures the provider, "
+        description="OpenAI's API, or a proxy in front of it; setting it configures the provider, "
         "with or without a key.",
     )
     bfl_api_key: SecretStr = Field(
@@ -170,6 +181,38 @@ class Settings(BaseSettings):
     midjourney_proxy_secret: SecretStr = Field(
         SecretStr(""), description="The midjourney-proxy's mj-api-secret, if it asks for one."
     )
+    a1111_url: _OptionalHttpUrl = Field(
+        "",
+        description="A server with the API of AUTOMATIC1111's Stable Diffusion web UI, such as "
+        "http://localhost:7860; setting it configures the provider.",
+    )
+    a1111_auth: SecretStr = Field(
+        SecretStr(""),
+        description="user:password of that server, if it was started with --api-auth.",
+    )
+    compatible_base_url: _OptionalHttpUrl = Field(
+        "",
+        description="A server that speaks OpenAI's Images API, such as http://localhost:8080/v1 of "
+        "LocalAI, vLLM-Omni or SGLang, or an aggregator; setting it configures the provider.",
+    )
+    compatible_api_key: SecretStr = Field(
+        SecretStr(""), description="The key for that server, if it asks for one."
+    )
+    catalog_file: str = Field(
+        "",
+        description="A TOML file with models of your own, in the form of common/catalog.toml: they "
+        "are added to those there, or take the place of one of the same name. Needs to be the same "
+        "for every web and worker.",
+    )
+    comfyui_url: _OptionalHttpUrl = Field(
+        "",
+        description="A ComfyUI, such as http://localhost:8188; setting it configures the provider.",
+    )
+    comfyui_workflow: str = Field(
+        "",
+        description="File with the workflow that ComfyUI runs, in API format, and in it %prompt%, "
+        "%seed% and %count%. Empty: text to image with SDXL.",
+    )
 
     # -- Tasks and workers
     retention_hours: float = Field(
@@ -193,6 +236,37 @@ class Settings(BaseSettings):
         ge=1,
         le=600,
         description="After a worker's death its tasks are taken up by another this much later.",
+    )
+    doubt_seconds: float = Field(
+        30,
+        ge=0,
+        le=3600,
+        description="A late answer to a call whose worker was lost is waited for so long, where "
+        "the provider cannot be asked about it.",
+    )
+    on_unknown: Annotated[
+        str, StringConstraints(pattern=r"^(fail|retry)(,[^,=\s]+=(fail|retry))*$")
+    ] = Field(
+        "fail",
+        description="What becomes of a call whose outcome cannot be learned. fail: the task ends "
+        "as outcome_unknown; retry: it is sent again, and may be paid twice. For single providers "
+        "or routes: fail,comfyui=retry,openai/gpt-image-2=retry.",
+    )
+    route_shut_seconds: float = Field(
+        300,
+        ge=1,
+        le=86400,
+        description="A provider whose account has no credit, or that refuses our key, is left "
+        "alone for this long.",
+    )
+    breaker_failures: int = Field(
+        5, ge=1, le=1000, description="So many failures of a route in a row shut it for a while."
+    )
+    breaker_seconds: float = Field(
+        30,
+        ge=0.1,
+        le=3600,
+        description="For how long; twice as long each further time, twenty times at most.",
     )
     sweep_seconds: float = Field(
         1, ge=0.1, le=60, description="Seconds between two looks for tasks that are due."
@@ -234,13 +308,23 @@ class Settings(BaseSettings):
             raise ValueError("must start with sk- and have at least 20 characters")
         return key
 
+    @field_validator("a1111_auth")
+    @classmethod
+    def _user_and_password(cls, auth: SecretStr) -> SecretStr:
+        user, colon, password = auth.get_secret_value().partition(":")
+        if auth.get_secret_value() and not (user and colon and password):
+            raise ValueError("must be of the form user:password")
+        return auth
+
     def providers(self) -> Mapping[str, ProviderAccess]:
         """The providers that can be used, by name; empty when none is configured."""
         configured = {}
         for name, where in _PROVIDERS.items():
-            url, key = getattr(self, where.url), getattr(self, where.key)
+            url = getattr(self, where.url)
+            key = getattr(self, where.key) if where.key else SecretStr("")
+            file = getattr(self, where.file) if where.file else ""
             if url and (key.get_secret_value() or where.url in self.model_fields_set):
-                configured[name] = ProviderAccess(url.rstrip("/"), key)
+                configured[name] = ProviderAccess(url.rstrip("/"), key, file=file)
         if self.sandbox == "off" or (
             self.sandbox == "auto" and (configured or not self.sandbox_url)
         ):
@@ -250,6 +334,12 @@ class Settings(BaseSettings):
             name: ProviderAccess(root + where.sandbox_path, SecretStr("sandbox"), sandbox=True)
             for name, where in _PROVIDERS.items()
         }
+
+    def retries_unknown(self, route: str) -> bool:
+        """Whether ON_UNKNOWN wants a call of `route`, provider/upstream model, sent again."""
+        otherwise, *rules = self.on_unknown.split(",")
+        said = dict(rule.rsplit("=", 1) for rule in rules)
+        return said.get(route, said.get(route.partition("/")[0], otherwise)) == "retry"
 
     @property
     def shared_redis_url(self) -> str:

@@ -6,18 +6,26 @@
 --
 -- KEYS  1 prefix of task records   2 due set   3 prefix of owner indexes
 --       4 prefix of outcome buckets (one per hour)   5 workers seen   6 prefix of broker queues
+--       7 routes: what is known of them, and the beginning of the names of their calls and waits
 -- ARGV  1 operation, then its own arguments
 --
 -- A record is a hash. `status` moves pending -> processing -> completed | failed and never back.
 -- `generation` is the fencing token: it grows with each claim, and a writer that carries an older
 -- one is refused. `lease` is the time until which the claim holds; `hinted` the time of the last
 -- Celery message for the task, 0 once that message has done its work. `call:<first>` fields are the
--- journal of paid calls.
+-- journal of paid calls. `route` is the capped route on which the task has calls in flight, `waits`
+-- the one whose turn it waits for.
+--
+-- A route is called <provider>/<upstream model>; its account is the <provider>. Either can be shut
+-- for a while, with a reason: no_credit, bad_key (accounts), not_served, rate_limited, failing
+-- (routes). A call in flight holds a place on its route for as long as its task's lease: a worker
+-- that dies gives its places back by doing nothing.
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local HOUR = 3600000
+local PROBE = 60000 -- for so long one call at a time tries a route that was shut
 local CHANNEL = 'darkroom:ended'
 
 local function record_key(id) return KEYS[1] .. id end
@@ -48,8 +56,8 @@ local function billed(key)
     if fields[i]:sub(1, 5) == 'call:' then
       local call = cjson.decode(fields[i + 1])
       if call.state == 'accepted' or call.state == 'received' then return 'yes' end
-      if call.state == 'submitting' then verdict = 'unknown' end
-      if call.state == 'failed' and type(call.failure) == 'table' then
+      if call.state == 'submitting' or call.state == 'in_doubt' then verdict = 'unknown' end
+      if type(call.failure) == 'table' then
         if call.failure.billed == 'yes' then return 'yes' end
         if call.failure.billed == 'unknown' then verdict = 'unknown' end
       end
@@ -58,12 +66,85 @@ local function billed(key)
   return verdict
 end
 
+local MOST_CALLS = 4 -- of one task: it has at most so many pictures
+
+local function calls_key(route) return KEYS[7] .. ':calls:' .. route end
+local function waits_key(route) return KEYS[7] .. ':waits:' .. route end
+local function lines_key() return KEYS[7] .. ':lines' end -- routes that are waited for: their caps
+
+-- The names of a task's places on a route.
+local function places(id)
+  local names = {}
+  for first = 0, MOST_CALLS - 1 do names[#names + 1] = id .. '/' .. first end
+  return names
+end
+
+-- Hold the places that a task has, until `until_`; with `xx` those that it still has.
+local function hold(route, id, until_, names, xx)
+  local pairs_ = {}
+  for _, name in ipairs(names) do
+    pairs_[#pairs_ + 1] = until_
+    pairs_[#pairs_ + 1] = name
+  end
+  if #pairs_ == 0 then return end
+  if xx then
+    redis.call('ZADD', calls_key(route), 'XX', unpack(pairs_))
+  else
+    redis.call('ZADD', calls_key(route), unpack(pairs_))
+    redis.call('PEXPIREAT', calls_key(route), until_ + HOUR)
+  end
+end
+
+-- How many more calls a route takes.
+local function free_places(route, cap)
+  return cap - redis.call('ZCOUNT', calls_key(route), now, '+inf')
+end
+
+-- Make as many tasks due as there is room for, of those that have waited longest.
+local function call_up(route)
+  local cap = redis.call('HGET', lines_key(), route)
+  if not cap then return end
+  local free = free_places(route, cap)
+  if free < 1 then return end
+  for _, waiting in ipairs(redis.call('ZRANGE', waits_key(route), 0, free - 1)) do
+    if redis.call('HDEL', record_key(waiting), 'retry_at') == 1 then
+      redis.call('ZADD', KEYS[2], 'XX', now, waiting)
+    end
+  end
+end
+
+local function let_go(route, names)
+  if #names > 0 and redis.call('ZREM', calls_key(route), unpack(names)) > 0 then call_up(route) end
+end
+
+local function stop_waiting(key, id, waits)
+  if not waits then return end
+  redis.call('ZREM', waits_key(waits), id)
+  redis.call('HDEL', key, 'waits')
+  if redis.call('EXISTS', waits_key(waits)) == 0 then redis.call('HDEL', lines_key(), waits) end
+end
+
+-- Whether an account or route is shut: the reason and until when. Open, but to be tried by one call
+-- before all others: nothing, nothing, true.
+local function shut(name)
+  local until_, why, probe, failures = unpack(redis.call('HMGET', KEYS[7], name .. ':until',
+    name .. ':why', name .. ':probe', name .. ':failures'))
+  if not until_ then return nil, nil, failures ~= false end
+  if tonumber(until_) > now then return why, tonumber(until_) end
+  if why == 'rate_limited' then return nil, nil, false end
+  if probe and tonumber(probe) > now then return why, tonumber(probe) end
+  return nil, nil, true
+end
+
 -- The last transition. `outcome` is ok, failed, or '' when it says nothing about the model.
 local function finish(id, status, fields, retention, outcome)
   local key = record_key(id)
-  local model, created = unpack(redis.call('HMGET', key, 'model', 'created'))
+  local model, created, route, waits =
+    unpack(redis.call('HMGET', key, 'model', 'created', 'route', 'waits'))
   redis.call('HSET', key, 'status', status, 'ended', now, 'expires', now + retention, unpack(fields))
-  redis.call('HDEL', key, 'lease', 'worker', 'hinted', 'retry_at')
+  redis.call('HDEL', key, 'lease', 'worker', 'hinted', 'retry_at', 'route')
+  if route then let_go(route, places(id)) end
+  stop_waiting(key, id, waits)
   redis.call('PEXPIREAT', key, now + retention)
   redis.call('ZREM', KEYS[2], id)
   if outcome ~= '' then
@@ -141,16 +222,162 @@ function ops.claim(id, worker, ttl, retention, most_losses)
   redis.call('HDEL', key, 'retry_at')
   redis.call('HSET', key, 'status', 'processing', 'worker', worker, 'lease', until_, 'hinted', 0)
   redis.call('ZADD', KEYS[2], until_, id)
-  return { now, redis.call('HGETALL', key) }
+  local record = redis.call('HGETALL', key)
+  local route = redis.call('HGET', key, 'route')
+  if route then -- calls that go on at the provider, whoever asks about them
+    local going = {}
+    for i = 1, #record, 2 do
+      if record[i]:sub(1, 5) == 'call:' and cjson.decode(record[i + 1]).state == 'accepted' then
+        going[#going + 1] = id .. '/' .. record[i]:sub(6)
+      end
+    end
+    hold(route, id, until_, going)
+  end
+  return { now, record }
+end
+
+-- begin <id> <generation> <lease ms> <fields that stand> <of them, of calls that go on> <field> …
+--       then for each route that may be taken, best first:
+--       <route> <cap> <calls> <field> <value> …
+--   -> the number of the route taken, how many of its calls may be sent, whether the route is being
+--      tried, how often the task was sent so far
+--   The journal has what stands and the calls that may be sent, and nothing else: not what was
+--   turned away, nor what an attempt announced whose answer was lost on its way.
+--   -> 0, and for each route why it is shut and for how many ms
+--   -> nothing when the lease is lost
+function ops.begin(id, generation, ttl, standing, going, ...)
+  local key = record_key(id)
+  if not may_write(key, generation) then return false end
+  local args, at, reasons = { ... }, standing + 1, { 0 }
+  local deadline, on, waits = unpack(redis.call('HMGET', key, 'deadline', 'route', 'waits'))
+  local until_ = math.min(now + ttl, deadline + 15000)
+  if on then -- calls that have ended since need no place any more
+    local goes_on, ended = {}, {}
+    for i = 1, going do goes_on[id .. '/' .. args[i]:sub(6)] = true end
+    for _, name in ipairs(places(id)) do
+      if not goes_on[name] then ended[#ended + 1] = name end
+    end
+    let_go(on, ended)
+  end
+  local stands = {}
+  for i = 1, standing do stands[args[i]] = true end
+  local function drop_others()
+    for first = 0, MOST_CALLS - 1 do
+      if not stands['call:' .. first] then redis.call('HDEL', key, 'call:' .. first) end
+    end
+  end
+  local number = 0
+  while args[at] do
+    number = number + 1
+    local route, cap, wanted = args[at], tonumber(args[at + 1]), tonumber(args[at + 2])
+    local first = at + 3
+    at = first + 2 * wanted
+    local account = route:match('^[^/]+')
+    local why, till, try_account = shut(account)
+    local try_route
+    if not why then why, till, try_route = shut(route) end
+    local granted, mine = wanted, {}
+    for i = 1, wanted do mine[i] = id .. '/' .. args[first + 2 * i - 2]:sub(6) end
+    if not why and cap > 0 then
+      local ahead = redis.call('ZRANK', waits_key(route), id) or redis.call('ZCARD', waits_key(route))
+      granted = math.min(wanted, free_places(route, cap) - ahead)
+      if granted < 1 then
+        why, till = 'full', now + math.min(300000, 15000 + 2000 * ahead)
+        if not waits then
+          redis.call('ZADD', waits_key(route), now, id)
+          redis.call('PEXPIRE', waits_key(route), 24 * HOUR)
+          redis.call('HSET', key, 'waits', route)
+          redis.call('HSET', lines_key(), route, cap)
+          waits = route
+        end
+      end
+    end
+    if not why then
+      for i = first, first + 2 * granted - 1, 2 do stands[args[i]] = true end
+      redis.call('HSET', key, 'lease', until_, unpack(args, first, first + 2 * granted - 1))
+      drop_others()
+      redis.call('ZADD', KEYS[2], until_, id)
+      stop_waiting(key, id, waits)
+      if cap > 0 then
+        redis.call('HSET', key, 'route', route)
+        redis.call('ZREMRANGEBYSCORE', calls_key(route), '-inf', '(' .. now)
+        hold(route, id, until_, { unpack(mine, 1, granted) })
+      elseif on then
+        redis.call('HDEL', key, 'route')
+      end
+      if try_account then redis.call('HSET', KEYS[7], account .. ':probe', now + PROBE) end
+      if try_route then redis.call('HSET', KEYS[7], route .. ':probe', now + PROBE) end
+      local sent = redis.call('HINCRBY', key, 'sent', 1)
+      return { number, granted, (try_account or try_route) and 1 or 0, sent }
+    end
+    reasons[#reasons + 1] = why
+    reasons[#reasons + 1] = till - now
+  end
+  drop_others()
+  return reasons
+end
+
+-- judge <route> <verdict> <ms> <failures>   what a call showed of its route and account
+--   fine: all is forgotten.   failing: counted; after <failures> in a row, or when it was only being
+--   tried, the route is shut for <ms>, and twice as long each further time.
+--   Everything else is the reason for which it, or its account, is shut for <ms>.
+function ops.judge(route, verdict, ms, most)
+  local account = route:match('^[^/]+')
+  local function is_shut_until(name)
+    return tonumber(redis.call('HGET', KEYS[7], name .. ':until') or 0)
+  end
+  local function forget(name)
+    redis.call('HDEL', KEYS[7], name .. ':until', name .. ':why', name .. ':probe',
+      name .. ':failures', name .. ':times')
+  end
+  local function close(name, why, wait)
+    if is_shut_until(name) > now + wait then return end
+    redis.call('HSET', KEYS[7], name .. ':until', now + wait, name .. ':why', why)
+    redis.call('HDEL', KEYS[7], name .. ':probe')
+  end
+  if verdict == 'fine' then
+    forget(route)
+    forget(account)
+  elseif verdict == 'failing' then
+    if is_shut_until(route) > now then return end -- sent before it was shut
+    local failures = redis.call('HINCRBY', KEYS[7], route .. ':failures', 1)
+    local why = redis.call('HGET', KEYS[7], route .. ':why')
+    if why == 'failing' or failures >= tonumber(most) then
+      local times = redis.call('HINCRBY', KEYS[7], route .. ':times', 1)
+      close(route, 'failing', math.min(ms * 2 ^ (times - 1), 20 * ms))
+    end
+  elseif verdict == 'no_credit' or verdict == 'bad_key' then
+    close(account, verdict, ms)
+  else
+    close(route, verdict, ms)
+  end
+end
+
+-- adopt <id> <field> <value>   -> whether a late answer to a call found its way into the journal
+-- From a worker that was thought dead and has learned what became of a call that nobody else knows.
+function ops.adopt(id, field, value)
+  local key = record_key(id)
+  local status, known, lease = unpack(redis.call('HMGET', key, 'status', field, 'lease'))
+  if not status or is_final(status) or not known then return 0 end
+  local state = cjson.decode(known).state
+  if state ~= 'submitting' and state ~= 'in_doubt' then return 0 end
+  redis.call('HSET', key, field, value)
+  if not lease then -- it waits for just this
+    redis.call('HDEL', key, 'retry_at')
+    redis.call('ZADD', KEYS[2], now, id)
+  end
+  return 1
 end
 
 -- step <id> <generation> <lease ms> <field> <value> …   -> whether it was written
 function ops.step(id, generation, ttl, ...)
   local key = record_key(id)
   if not may_write(key, generation) then return 0 end
-  local until_ = math.min(now + ttl, redis.call('HGET', key, 'deadline') + 15000)
+  local deadline, route = unpack(redis.call('HMGET', key, 'deadline', 'route'))
+  local until_ = math.min(now + ttl, deadline + 15000)
   redis.call('HSET', key, 'lease', until_, ...)
   redis.call('ZADD', KEYS[2], until_, id)
+  if route then hold(route, id, until_, places(id), true) end
   return 1
 end
 
@@ -165,10 +392,22 @@ end
 function ops.defer(id, generation, wait)
   local key = record_key(id)
   if not may_write(key, generation) then return 0 end
-  local again = math.min(now + wait, redis.call('HGET', key, 'deadline'))
+  local deadline, route = unpack(redis.call('HMGET', key, 'deadline', 'route'))
+  local again = math.min(now + wait, deadline)
   redis.call('HDEL', key, 'lease', 'worker')
   redis.call('HSET', key, 'hinted', 0, 'retry_at', again)
   redis.call('ZADD', KEYS[2], again, id)
+  if route then -- a job that goes on keeps its place until somebody takes it up
+    local going = false
+    for first = 0, MOST_CALLS - 1 do
+      local call = redis.call('HGET', key, 'call:' .. first)
+      going = going or (call and cjson.decode(call).state == 'accepted')
+    end
+    if not going then
+      redis.call('HDEL', key, 'route')
+      let_go(route, places(id))
+    end
+  end
   return 1
 end
 
@@ -186,6 +425,8 @@ end
 -- sweep <who> <limit> <check ms> <retention ms> <template>   -> looked at, announced, timed out, lag ms
 function ops.sweep(who, limit, check, retention, template)
   redis.call('ZADD', KEYS[5], now, who)
+  -- A dead worker's places come back without anybody's doing, and so without a word to the line.
+  for _, route in ipairs(redis.call('HKEYS', lines_key())) do call_up(route) end
   local due = redis.call('ZRANGE', KEYS[2], '-inf', now, 'BYSCORE', 'LIMIT', 0, limit, 'WITHSCORES')
   local announced, timed_out, lag, oldest = 0, 0, 0, {}
   if due[2] then lag = now - due[2] end
@@ -227,6 +468,11 @@ function ops.outcomes()
     for _, part in ipairs(redis.call('HGETALL', bucket)) do all[#all + 1] = part end
   end
   return all
+end
+
+-- routes   -> what is known of those that are not simply open, as field, value, …, and now
+function ops.routes()
+  return { now, redis.call('HGETALL', KEYS[7]) }
 end
 
 return ops[ARGV[1]](unpack(ARGV, 2))

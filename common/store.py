@@ -8,10 +8,10 @@ back. Every public method is one round trip, safe to call from many threads, and
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import redis
@@ -33,7 +33,27 @@ from common.task import (
     Task,
 )
 
-__all__ = ["ENDED_CHANNEL", "Health", "Outcomes", "Sweep", "TaskStore", "connect", "store_errors"]
+__all__ = [
+    "ENDED_CHANNEL",
+    "Grant",
+    "Health",
+    "Offer",
+    "Outcomes",
+    "Shut",
+    "Sweep",
+    "TaskStore",
+    "Verdict",
+    "Why",
+    "connect",
+    "store_errors",
+]
+
+Why = Literal["no_credit", "bad_key", "not_served", "rate_limited", "failing", "full"]
+"""Why a route takes no call at the moment: its account has no money, or its key is refused; the
+provider does not have the model; it asked to wait; it fails again and again; its cap is reached."""
+
+Verdict = Literal["fine", "failing", "rate_limited", "no_credit", "bad_key", "not_served"]
+"""What a call showed of its route."""
 
 ENDED_CHANNEL = "darkroom:ended"  # the id of every task that reaches a final status
 
@@ -108,11 +128,40 @@ class Health:
     sweeps: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Calls that could be sent, all on one route. `cap` is the most calls that the whole fleet may
+    have in flight there, 0 for any number."""
+
+    route: str
+    cap: int
+    calls: tuple[Call, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The calls that may be sent, already in the journal: some or all of one offer."""
+
+    offer: int  # which one
+    calls: tuple[Call, ...]
+    trying: bool  # nobody knows yet whether the route works: it is to be judged
+    sent: int  # how often calls of this task were sent, this time included
+
+
+@dataclass(frozen=True, slots=True)
+class Shut:
+    """A route that takes no call, and in how many seconds it may."""
+
+    why: Why
+    wait: float
+
+
 class TaskStore:
-    """Keeps the tasks. `lease`, `retention` and `check` are in seconds.
+    """Keeps the tasks, and what is known of the routes. All times are in seconds.
 
     `lease` is how long a claim holds without being renewed, `retention` how long a finished task
-    is kept, `check` how soon a task whose message may be lost is looked at.
+    is kept, `check` how soon a task whose message may be lost is looked at. `most_failures` in a
+    row shut a route.
     """
 
     def __init__(
@@ -123,6 +172,7 @@ class TaskStore:
         retention: float = 24 * 3600,
         check: float = 10,
         most_losses: int = 3,
+        most_failures: int = 5,
     ) -> None:
         self._redis = client
         self._script = client.register_script(_SCRIPT)
@@ -133,6 +183,7 @@ class TaskStore:
             f"{_PREFIX}outcomes:",
             f"{_PREFIX}seen",
             "",  # kombu's queues are lists under their bare names
+            f"{_PREFIX}routes",
         ]
         self._hint = hint_template()
         self.lease = lease
@@ -140,6 +191,7 @@ class TaskStore:
         self._retention = _ms(retention)
         self._check = _ms(check)
         self._most_losses = most_losses
+        self._most_failures = most_failures
 
     @classmethod
     def of(cls, client: redis.Redis, settings: Settings) -> TaskStore:
@@ -149,6 +201,7 @@ class TaskStore:
             lease=settings.lease_seconds,
             retention=settings.retention_hours * 3600,
             check=settings.rehint_seconds,
+            most_failures=settings.breaker_failures,
         )
 
     def create(
@@ -217,11 +270,68 @@ class TaskStore:
 
         Raises LeaseLost when the task is no longer the claim's.
         """
-        fields: dict[str, Any] = {f"call:{call.first}": _dumps(asdict(call)) for call in calls}
+        fields = _entries(calls)
         if progress is not None:
             fields["progress"] = progress
         if not self._run("step", claim.task.id, claim.task.generation, self._lease, *_flat(fields)):
             raise LeaseLost(claim.task.id)
+
+    def begin(
+        self,
+        claim: Claim,
+        offers: Sequence[Offer],
+        *,
+        ended: Sequence[Call] = (),
+        going: Sequence[Call] = (),
+    ) -> Grant | tuple[Shut, ...]:
+        """Take the first of the offers whose route is open, and announce its calls in the journal.
+
+        Of a capped route as many calls are granted as there is room for. `ended` and `going` are
+        the calls of the task that stand, the latter with their places; every other entry of the
+        journal goes: what was turned away, or announced by an attempt whose answer was lost.
+        Without a grant there is a `Shut` for each offer; a task that met a full route waits in
+        its line and is made due when it is its turn.
+        Raises LeaseLost.
+        """
+        named = [f"call:{call.first}" for call in (*going, *ended)]
+        args: list[Any] = [len(named), len(going), *named]
+        for offer in offers:
+            args += [offer.route, offer.cap, len(offer.calls), *_flat(_entries(offer.calls))]
+        reply = self._run("begin", claim.task.id, claim.task.generation, self._lease, *args)
+        if reply is None:
+            raise LeaseLost(claim.task.id)
+        number, *rest = reply
+        if number == 0:
+            return tuple(
+                Shut(why, max(0, wait) / 1000)
+                for why, wait in zip(rest[::2], rest[1::2], strict=True)
+            )
+        granted, trying, sent = rest
+        return Grant(number - 1, offers[number - 1].calls[:granted], bool(trying), sent)
+
+    def judge(self, route: str, verdict: Verdict, seconds: float = 0) -> None:
+        """Tell the fleet what a call showed of its route, named `provider/upstream model`.
+
+        `seconds` is for how long it, or its account, is to be shut; with `failing` only after
+        several in a row, and longer each time.
+        """
+        self._run("judge", route, verdict, _ms(seconds), self._most_failures)
+
+    def routes(self) -> dict[str, Shut]:
+        """The routes and accounts that are shut at the moment, by name."""
+        now, flat = self._run("routes")
+        known = dict(zip(flat[::2], flat[1::2], strict=True))
+        return {
+            name: Shut(known[f"{name}:why"], (float(until) - now) / 1000)
+            for field, until in known.items()
+            if field.endswith(":until") and float(until) > now
+            for name in [field.removesuffix(":until")]
+        }
+
+    def adopt(self, task_id: str, call: Call) -> bool:
+        """Hand in what became of a call whose claim was lost. False when it is known or over."""
+        [(field, value)] = _entries([call]).items()
+        return bool(self._run("adopt", task_id, field, value))
 
     def complete(self, task_id: str, generation: int, result: Result) -> bool:
         """End a task with its pictures. False when it was not the generation's to end."""
@@ -323,6 +433,10 @@ def _task(record: Mapping[str, str]) -> Task:
         failure=Failure(**orjson.loads(record["failure"])) if "failure" in record else None,
         cancelled=record.get("cancelled") == "1",
     )
+
+
+def _entries(calls: Iterable[Call]) -> dict[str, Any]:
+    return {f"call:{call.first}": _dumps(asdict(call)) for call in calls}
 
 
 def _result(text: str | None) -> Result | None:

@@ -134,6 +134,8 @@ class CallState(StrEnum):
     SUBMITTING = "submitting"  # about to be sent, or sent: from here on it may cost money
     ACCEPTED = "accepted"  # the provider gave us a job id
     RECEIVED = "received"  # the provider answered with pictures: bought
+    TURNED_AWAY = "turned_away"  # not carried out, for the reason kept beside it: may be sent again
+    IN_DOUBT = "in_doubt"  # submitting when its worker was lost; a late answer is still waited for
     FAILED = "failed"  # ended without a picture, for the reason kept beside it
 
 
@@ -146,6 +148,7 @@ class Call:
     provider: str
     model: str
     state: CallState
+    begun: float | None = None  # Unix seconds, by the clock of the worker that sent it
     job: dict[str, Any] | None = None  # what the adapter needs to go on polling, as plain data
     usage: dict[str, Any] = field(default_factory=dict)
     failure: Failure | None = None

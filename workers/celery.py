@@ -20,6 +20,7 @@ from common.queue import queue_for
 from common.settings import Settings, load_settings
 from common.storage import ImageStorage
 from common.store import TaskStore, connect
+from workers.courier import Patience
 from workers.heartbeat import Heartbeat
 from workers.images import ImageLimits
 from workers.providers import make_providers
@@ -43,7 +44,7 @@ def make_store(settings: Settings) -> TaskStore:
 def make_app(settings: Settings) -> Celery:
     """A Celery application whose worker serves generations."""
     store = make_store(settings)
-    catalog = Catalog.load()
+    catalog = Catalog.load(settings.catalog_file)
     app = Celery("darkroom")
     app.conf.update(_configuration(settings, catalog))
     app.conf[STORE_OPTION] = store
@@ -59,6 +60,12 @@ def make_app(settings: Settings) -> Celery:
             max_image_bytes=settings.max_image_bytes,
         ),
         limits=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
+        patience=Patience(
+            doubt=settings.doubt_seconds,
+            shut=settings.route_shut_seconds,
+            failing=settings.breaker_seconds,
+            retry_unknown=settings.retries_unknown,
+        ),
         stopping=stopping,
     )
     register(app, store=store, runner=runner, heartbeat=heartbeat, worker=worker)

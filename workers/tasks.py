@@ -12,8 +12,9 @@ from common.logging import get_logger
 from common.queue import GENERATE
 from common.store import TaskStore
 from common.task import Failure, Result
+from workers.courier import Deferred
 from workers.heartbeat import Heartbeat
-from workers.runner import Deferred, Runner
+from workers.runner import Runner
 
 __all__ = ["register"]
 

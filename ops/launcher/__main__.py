@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from common.catalog import Catalog
 from common.errors import ConfigurationError
 from common.settings import Settings, load_settings
 from ops.launcher.data import DataDirectory, Running
@@ -31,13 +32,14 @@ def main() -> int:
     """The exit code: 0 as asked, 1 it did not work, 2 a setting or argument is wrong."""
     arguments = _parse_arguments()
     folder = Path.cwd()
-    if os.environ.get("DATA_DIR"):
-        os.environ["DATA_DIR"] = str(folder / os.environ["DATA_DIR"])
+    for name in ("DATA_DIR", "CATALOG_FILE"):
+        if os.environ.get(name):
+            os.environ[name] = str(folder / os.environ[name])
     # .env, the Procfile and DATA_DIR's default are those of the checkout, from wherever it is run.
     os.chdir(ROOT)
     try:
         if arguments.prompt is None:
-            return _serve(load_settings(), folder / arguments.procfile)
+            return _serve(_checked_settings(), folder / arguments.procfile)
         order = Order(
             arguments.prompt,
             arguments.model,
@@ -76,6 +78,13 @@ def _parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _checked_settings() -> Settings:
+    """The settings, with what every process would find wrong with them found before any starts."""
+    settings = load_settings()
+    Catalog.load(settings.catalog_file)
+    return settings
+
+
 def _serve(settings: Settings, procfile: Path) -> int:
     data = DataDirectory(settings.data_dir)
     if not data.lock():
@@ -98,7 +107,7 @@ def _serve(settings: Settings, procfile: Path) -> int:
 def _make_pictures(order: Order, procfile: Path) -> int:
     started = time.monotonic()
     order.check()
-    settings = load_settings()
+    settings = _checked_settings()
     data = DataDirectory(settings.data_dir)
     cancelled = threading.Event()
     if not data.lock():

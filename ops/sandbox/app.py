@@ -5,6 +5,7 @@ from typing import Any
 
 from flask import Flask, Response, jsonify, request
 from pydantic import ValidationError
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from ops.sandbox.dialects import DIALECTS
 from ops.sandbox.dialects.base import Desk
@@ -18,6 +19,8 @@ def create_app(*, speed: float = 1.0, ledger: Path | None = None) -> Flask:
     """The whole sandbox. `speed` divides every delay; see Ledger for `ledger` and OSError."""
     app = Flask("sandbox")
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    # Addresses in answers begin like the one that was called, also behind a server that speaks TLS.
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=0, x_proto=1)  # type: ignore[method-assign]
     purchases, calls, faults, painter = Ledger(ledger), Calls(), Faults(), Painter()
     for provider, make_blueprint in DIALECTS.items():
         desk = Desk(provider, purchases, calls, faults, painter, speed)

@@ -22,7 +22,7 @@ FAULTS = {
     "no_account": "nobody is free to do the work: midjourney code 3",
     # Bought, and then the answer goes wrong
     "moderated_output": "the picture is refused: 400, together 422, stability blurs it, bfl a job",
-    "failed": "the work fails: 500, bfl job `Error`; billed, except by stability",
+    "failed": "the work fails: 500, bfl job `Error`; billed, except by stability and a1111",
     "bad_gateway": "502 with a proxy's HTML page; billed",
     "not_json": "200 with an HTML page; billed",
     "reset": "the connection is cut instead of an answer; billed",
@@ -40,8 +40,10 @@ FAULTS = {
     "foreign_polling_url": "the polling_url points to http://169.254.169.254 (bfl)",
     "text_only": "the model talks instead of drawing; billed (gemini)",
     # The picture
+    "bad_info": "what is told about the pictures cannot be read (a1111)",
+    "grid_first": "a picture that shows all of them comes before them (a1111)",
     "no_image": "a success without a picture; billed",
-    "fewer_images": "one picture fewer than asked for; all billed (openai, together, ideogram)",
+    "fewer_images": "one picture fewer than asked; all billed (openai, together, ideogram, a1111)",
     "truncated_image": "the picture ends after 60 % of its bytes",
     "corrupt_image": "bytes in the middle of the picture are wrong",
     "html_image": "an HTML page where the picture should be",

@@ -10,7 +10,7 @@ from api.models import RecentOutcomes, make_blueprint
 from api.openapi import make_app
 from common.catalog import Catalog
 from common.errors import StoreUnavailable
-from common.store import Outcomes
+from common.store import Outcomes, Shut
 from tests.api.conftest import Stack
 
 MODES = {
@@ -22,6 +22,15 @@ MODES = {
     "ideogram-v3": ("task", "text"),
     "stable-diffusion-3": ("inline", "pen source"),
 }
+
+FLUX_2 = ("flux-2-pro", "flux-2-max", "flux-2-flex", "flux-2-klein-9b", "flux-2-klein-4b")
+OF_OPENAI = (
+    *("dall-e-3", "dall-e-2", "gpt-image-2", "gpt-image-2.5-flare", "gpt-image-2.5-sunburst"),
+    *("gpt-image-2.6-flare", "gpt-image-2.6-sunburst"),
+)
+OF_BFL = ("flux-pro", *FLUX_2, "flux-pro-1.1-ultra")
+EVERY = [*MODES, "gemini-image", *OF_OPENAI[2:], *OF_BFL[1:], "sd-webui"]
+USABLE = [model for model in EVERY if model in (*OF_OPENAI, *OF_BFL)]
 
 
 def listed(stack: Stack, query: str = "") -> list[dict[str, Any]]:
@@ -65,25 +74,28 @@ def test_quality_and_style_are_for_dall_e_3(stack: Stack) -> None:
     assert images["dall-e-3"]["qualities"] == ["standard", "hd"]
     assert images["dall-e-3"]["styles"] == ["vivid", "natural"]
     others = [image for model_id, image in images.items() if model_id != "dall-e-3"]
-    assert not any(image["qualities"] or image["styles"] for image in others)
+    assert not any({"standard", "hd"} & set(image["qualities"]) for image in others)
+    assert not any(image["styles"] for image in others)
+    ordered = [images[model_id] for model_id in MODES if model_id != "dall-e-3"]
+    assert not any(image["qualities"] for image in ordered)
 
 
 def test_only_models_with_a_configured_provider_are_available(stack: Stack) -> None:
     available = [m["id"] for m in listed(stack) if m["image"]["available"]]
 
-    assert available == ["dall-e-3", "dall-e-2", "flux-pro"]
+    assert available == USABLE
 
 
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ("?category=image", [*MODES, "gemini-image"]),
+        ("?category=image", EVERY),
         ("?category=video", []),
-        ("?provider=openai", ["dall-e-3", "dall-e-2"]),
+        ("?provider=openai", list(OF_OPENAI)),
         ("?provider=nobody", []),
-        ("?provider=bfl&recommended_for=image", ["flux-pro"]),
+        ("?provider=bfl&recommended_for=image", list(OF_BFL)),
         ("?category=video&recommended_for=image", []),
-        ("?unknown=1", [*MODES, "gemini-image"]),
+        ("?unknown=1", EVERY),
     ],
 )
 def test_filters_filter(stack: Stack, query: str, expected: list[str]) -> None:
@@ -94,7 +106,7 @@ def test_every_recommended_model_can_be_used(stack: Stack) -> None:
     """S1, S2"""
     recommended = listed(stack, "?recommended_for=image")
 
-    assert len(recommended) == 3
+    assert {model["id"] for model in recommended} == set(USABLE)
     for rank, model in enumerate(recommended, 1):
         assert model["image"]["available"]
         assert model["image"]["recommendation"]["preferred_rank"] == rank
@@ -135,6 +147,9 @@ class FakeStore:
             raise StoreUnavailable("away")
         return self.told
 
+    def routes(self) -> dict[str, Shut]:
+        return {}
+
 
 def rank(told: dict[str, Outcomes] | None) -> list[dict[str, Any]]:
     app = make_app("0")
@@ -154,19 +169,20 @@ def test_the_best_come_first_and_those_with_few_samples_last() -> None:
         }
     )
 
-    assert [model["id"] for model in data] == ["flux-pro", "dall-e-2", "dall-e-3"]
-    recommendations = [model["image"]["recommendation"] for model in data]
+    assert [model["id"] for model in data[:3]] == ["flux-pro", "dall-e-2", "dall-e-3"]
+    assert {model["id"] for model in data} == set(USABLE)
+    recommendations = [model["image"]["recommendation"] for model in data[:3]]
     assert [r["success_rate_24h"] for r in recommendations] == [0.99, 0.8, None]
     assert [r["status"] for r in recommendations] == ["ready", "ready", "insufficient_samples"]
     assert [r["sample_count_24h"] for r in recommendations] == [100, 10, 4]
     assert all(isinstance(r["updated_at"], int) for r in recommendations)
-    assert [model["image"]["typical_seconds"] for model in data] == [7.0, 4.2, 12]
+    assert [model["image"]["typical_seconds"] for model in data[:3]] == [7.0, 4.2, 12]
 
 
 def test_without_any_count_the_order_is_that_of_the_catalog() -> None:
     data = rank(None)
 
-    assert [model["id"] for model in data] == ["dall-e-3", "dall-e-2", "flux-pro"]
+    assert [model["id"] for model in data] == USABLE
     assert {model["image"]["recommendation"]["status"] for model in data} == {
         "insufficient_samples"
     }

@@ -68,6 +68,16 @@ def test_what_only_the_application_finds_wrong_stops_gunicorn_too(tmp_path: Path
     assert "STORAGE_URL" in result.stderr and "Traceback" not in result.stderr
 
 
+def test_a_mistake_in_the_catalog_of_ones_own_stops_gunicorn_too(tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text("[own]\nmax_n = 9\n")
+    settings = {"REDIS_URL": "redis://localhost", "CATALOG_FILE": "models.toml"}
+    result = run(GUNICORN, tmp_path, PORT=free_port(), **settings)
+
+    assert result.returncode == 3
+    assert "CATALOG_FILE: models.toml, model own: max_n: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_keys_are_made_listed_and_revoked(stack: Stack) -> None:
     def status(plain: str) -> int:
         headers = {"Authorization": f"Bearer {plain}"}

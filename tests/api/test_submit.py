@@ -20,7 +20,11 @@ SEVEN = (
     "ideogram-v3",
     "stable-diffusion-3",
 )
-USABLE = ("dall-e-3", "dall-e-2", "flux-pro")
+USABLE = (
+    *("dall-e-3", "dall-e-2", "flux-pro", "gpt-image-2", "gpt-image-2.5-flare"),
+    *("gpt-image-2.5-sunburst", "gpt-image-2.6-flare", "gpt-image-2.6-sunburst", "flux-2-pro"),
+    *("flux-2-max", "flux-2-flex", "flux-2-klein-9b", "flux-2-klein-4b", "flux-pro-1.1-ultra"),
+)
 
 
 @pytest.mark.parametrize("model", USABLE)
@@ -108,6 +112,11 @@ def test_what_was_asked_for_is_kept_and_announced(stack: Stack) -> None:
         ("flux-pro", "1024x1024"),
         ("flux-pro", "1440x960"),
         ("flux-pro", "416x608"),
+        ("gpt-image-2", "512x512"),
+        ("gpt-image-2", "1200x912"),
+        ("flux-2-max", "2048x2048"),
+        ("flux-2-klein-4b", "80x1008"),
+        ("flux-pro-1.1-ultra", "2752x1536"),
     ],
 )
 def test_sizes_that_a_model_takes_are_accepted(stack: Stack, model: str, size: str) -> None:
@@ -163,6 +172,64 @@ def test_known_parameters_that_the_model_does_not_take_are_dropped_and_named(sta
     assert task is not None
     assert (task.request.quality, task.request.style, task.request.seed) == (None, None, 5)
     assert task.warnings == tuple(warnings)
+
+
+def test_a_model_with_qualities_of_its_own_is_told_them_as_they_are(stack: Stack) -> None:
+    said = {
+        "quality": "low",
+        "background": "transparent",
+        "output_format": "webp",
+        "output_compression": 80,
+        "moderation": "low",
+        "user": "user-17",
+    }
+    answer = stack.post({"model": "gpt-image-2", "prompt": "x", "size": "2048x1152"} | said)
+
+    assert (answer.status_code, answer.json()["warnings"]) == (202, [])
+    task = stack.store.read(answer.json()["task_id"])
+    assert task is not None
+    assert task.request == ImageRequest("gpt-image-2", "x", size="2048x1152", **said)  # type: ignore[arg-type]
+
+
+def test_the_default_quality_may_be_said_to_every_model(stack: Stack) -> None:
+    """S17: a client that always sends quality must not break."""
+    answer = stack.post({"model": "gpt-image-2", "prompt": "x", "quality": "standard"})
+
+    assert answer.status_code == 202
+    assert answer.json()["warnings"] == [
+        "quality standard is not taken by gpt-image-2 and was ignored."
+    ]
+    task = stack.store.read(answer.json()["task_id"])
+    assert task is not None and task.request.quality is None
+
+
+@pytest.mark.parametrize(
+    ("model", "quality", "possible"),
+    [
+        ("gpt-image-2", "hd", "auto, low, medium, high"),
+        ("gpt-image-2", "max", "auto, low, medium, high"),
+        ("gpt-image-2.6-flare", "hd", "auto, low, medium, high, xhigh, max"),
+        ("dall-e-3", "low", "standard, hd"),
+    ],
+)
+def test_a_quality_of_another_model_is_refused_with_those_that_are_taken(
+    stack: Stack, model: str, quality: str, possible: str
+) -> None:
+    error = stack.post({"model": model, "prompt": "x", "quality": quality}).json()["error"]
+
+    assert (error["code"], error["param"]) == ("invalid_value", "quality")
+    assert error["message"].endswith(f"{model} takes {possible}.")
+
+
+def test_a_size_beyond_the_rule_is_answered_with_the_rule(stack: Stack) -> None:
+    error = stack.post({"model": "gpt-image-2", "prompt": "x", "size": "3840x640"}).json()["error"]
+
+    assert (error["code"], error["param"]) == ("invalid_value", "size")
+    assert error["message"].endswith(
+        "2160x3840, and sides from 480 to 3840 that are multiples of 16, the longer at most 3 "
+        "times the shorter, 655360 to 8294400 pixels in all."
+    )
+    assert len(error["message"]) < 400
 
 
 def test_unknown_fields_are_dropped_and_named(stack: Stack) -> None:

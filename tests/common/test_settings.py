@@ -72,10 +72,15 @@ def test_settings_cannot_be_changed() -> None:
         ("BOOTSTRAP_API_KEY", "short"),
         ("BOOTSTRAP_API_KEY", "pk-0123456789abcdef0123"),
         ("BOOTSTRAP_API_KEY", "sk-0123456789abcdef é"),
+        ("A1111_URL", "localhost:7860"),
+        ("A1111_AUTH", "password"),
+        ("A1111_AUTH", ":password"),
+        ("A1111_AUTH", "user:"),
         ("SANDBOX", "yes"),
         ("SANDBOX_URL", "localhost"),
         ("OPENAI_BASE_URL", "api.openai.com"),
         ("BFL_BASE_URL", "https://"),
+        ("COMPATIBLE_BASE_URL", "localhost:8080/v1"),
         ("RETENTION_HOURS", "0"),
         ("RETENTION_HOURS", "10000"),
         ("RETENTION_HOURS", "nan"),
@@ -168,16 +173,16 @@ def test_the_example_file_is_up_to_date() -> None:
 def test_the_example_file_with_every_line_taken_is_the_default() -> None:
     lines = env_example().splitlines()
     Path(".env").write_text(
-        "\n".join(line[1:] for line in lines if re.match(r"#[A-Z_]+=", line)), "utf-8"
+        "\n".join(line[1:] for line in lines if re.match(r"#[A-Z0-9_]+=", line)), "utf-8"
     )
 
     assert load_settings() == load_settings(_env_file=None)
-    assert sum(bool(re.match(r"#[A-Z_]+=", line)) for line in lines) == len(FIELDS)
+    assert sum(bool(re.match(r"#[A-Z0-9_]+=", line)) for line in lines) == len(FIELDS)
 
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_secrets_are_in_no_representation(name: str) -> None:
-    settings = load_settings(**{name: "sk-hunter2hunter2hunter2"})
+    settings = load_settings(**{name: "sk-hunter2:hunter2hunter2"})
 
     shown = f"{settings!r} {settings} {settings.model_dump()} {settings.providers()}"
 
@@ -185,7 +190,8 @@ def test_secrets_are_in_no_representation(name: str) -> None:
 
 
 def test_every_key_and_secret_is_a_secret() -> None:
-    assert {name for name in FIELDS if re.search("key|secret|password|token", name)} == {*SECRETS}
+    private = "key|secret|password|token|auth"
+    assert {name for name in FIELDS if re.search(private, name)} == {*SECRETS}
 
 
 def test_without_a_provider_there_is_none_but_the_sandbox() -> None:
@@ -214,13 +220,44 @@ def test_an_address_configures_its_provider_without_a_key() -> None:
     assert providers["openai"].base_url == "http://localhost:1/v1"
 
 
-def test_a_provider_without_a_default_address_is_configured_by_its_address_alone() -> None:
-    assert load_settings(midjourney_proxy_secret="s").providers() == {}
-    assert load_settings(midjourney_proxy_url="").providers() == {}
+@pytest.mark.parametrize(
+    ("name", "url", "key"),
+    [
+        ("midjourney", "midjourney_proxy_url", "midjourney_proxy_secret"),
+        ("compatible", "compatible_base_url", "compatible_api_key"),
+    ],
+)
+def test_a_provider_without_a_default_address_is_configured_by_its_address_alone(
+    name: str, url: str, key: str
+) -> None:
+    assert load_settings(**{key: "s"}).providers() == {}
+    assert load_settings(**{url: ""}).providers() == {}
 
-    (access,) = load_settings(midjourney_proxy_url="http://mj:8080/").providers().values()
-    assert (access.base_url, access.key.get_secret_value()) == ("http://mj:8080", "")
-    assert not access.sandbox
+    providers = load_settings(**{url: "http://mine:8080/v1/"}).providers()
+    assert providers.keys() == {name}
+    assert providers[name].base_url == "http://mine:8080/v1"
+    assert providers[name].key.get_secret_value() == ""
+    assert not providers[name].sandbox
+
+
+def test_a_provider_that_knows_no_key_is_configured_by_its_address_alone() -> None:
+    assert load_settings(comfyui_workflow="w.json").providers() == {}
+
+    (access,) = load_settings(comfyui_url="http://10.0.0.7:8188/comfy/").providers().values()
+    assert (access.base_url, access.key.get_secret_value()) == ("http://10.0.0.7:8188/comfy", "")
+
+
+def test_a_file_is_handed_to_its_own_adapter_and_not_to_the_sandbox() -> None:
+    options = {"comfyui_url": "http://c", "comfyui_workflow": "w.json", "openai_api_key": "k"}
+
+    real = load_settings(**options).providers()
+    played = load_settings(**options, sandbox="on").providers()
+
+    assert {name: access.file for name, access in real.items()} == {
+        "comfyui": "w.json",
+        "openai": "",
+    }
+    assert {access.file for access in played.values()} == {""}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 import common.store
 from common.errors import LeaseLost, StoreUnavailable
-from common.store import ENDED_CHANNEL, TaskStore
+from common.store import ENDED_CHANNEL, Offer, TaskStore
 from common.task import CallState, Claim, Failure, ImageRequest, Status, Task, new_task_id
 from tests.common.tasks import (
     FAILURE,
@@ -34,7 +34,10 @@ from tests.valkey import Valkey, open_store
 
 MakeStore = Callable[..., TaskStore]
 
+OFFER = Offer("bfl/flux-pro-1.1", 2, (call(CallState.SUBMITTING),))
+
 WRITES: dict[str, Callable[[TaskStore, Claim], Any]] = {
+    "begin": lambda store, held: store.begin(held, [OFFER]),
     "journal": lambda store, held: store.journal(held, call(CallState.SUBMITTING)),
     "complete": lambda store, held: store.complete(held.task.id, held.task.generation, RESULT),
     "fail": lambda store, held: store.fail(held.task.id, held.task.generation, FAILURE),
@@ -835,9 +838,12 @@ METHODS: dict[str, Callable[[TaskStore, Claim], Any]] = {
     "sweep": lambda store, held: store.sweep("a"),
     "health": lambda store, held: store.health(),
     "outcomes": lambda store, held: store.outcomes(),
+    "judge": lambda store, held: store.judge("bfl/flux-pro-1.1", "failing", 1),
+    "routes": lambda store, held: store.routes(),
+    "adopt": lambda store, held: store.adopt(held.task.id, call(CallState.ACCEPTED, first=3)),
     **WRITES,
 }
-READS = {"read", "health", "outcomes"}
+READS = {"read", "health", "outcomes", "routes"}
 
 
 def test_every_public_method_is_among_the_methods_tested_here() -> None:
@@ -911,6 +917,7 @@ def test_a_full_server_is_reported_and_nothing_is_half_written(
     store: TaskStore, valkey: Valkey, method: str
 ) -> None:
     held = claimed(store)
+    store.journal(held, call(CallState.SUBMITTING, first=3))
     if method == "claim":
         let_lease_run_out(valkey, held)
     before = valkey.redis.hgetall(record_key(held.task.id))

@@ -65,7 +65,8 @@ class Expected:
         states = self.journal.values()
         if CallState.ACCEPTED in states or CallState.RECEIVED in states:
             return "yes"
-        return "unknown" if CallState.SUBMITTING in states else "no"
+        doubtful = {CallState.SUBMITTING, CallState.IN_DOUBT} & set(states)
+        return "unknown" if doubtful else "no"
 
     def may_write(self, claim: Claim) -> bool:
         return not self.over and self.lease != "none" and claim is self.claims[-1]

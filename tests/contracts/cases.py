@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,7 +42,9 @@ class Case:
     default_wait: float | None = None  # seconds assumed after a 429 that names none
     polled: frozenset[str] = frozenset()  # examples of answers to a poll that do not say so
     lacks: frozenset[str] = frozenset()  # faults for which the provider has no form
+    reasons: tuple[str, ...] = ()  # how it words a refusal of the prompt, and one of the picture
     tells_cost: bool = True
+    names_calls: bool = True  # its answers say by what it knows the call
     takes_any_size: bool = False
     picture_format: str = "PNG"
     is_polled: bool = True  # its jobs are asked about; else they have only to be fetched
@@ -49,6 +52,7 @@ class Case:
     # Name of an example, its answer, base URL -> the answers of which that one is a part.
     script: Callable[[str, Reply, str], list[Reply]] = lambda _, answer, __: [answer]
     sold_together: int = 1  # how many pictures are one purchase
+    key_sent: Callable[[str], str] = str  # what its header holds of a key
 
 
 def _openai() -> Case:
@@ -64,6 +68,7 @@ def _openai() -> Case:
             "data": [{"b64_json": base64.b64encode(PNG).decode()}],
         },
         key_header="authorization",
+        reasons=("safety_violations=[sexual]", "safety_violations=[sexual]"),
         has_jobs=False,
         variants=(
             (ImageRequest("dall-e-3", "x", quality="hd", style="vivid", user="a@b.example"), route),
@@ -73,7 +78,7 @@ def _openai() -> Case:
                     "openai",
                     "gpt-image-2",
                     quality={"standard": "low"},
-                    upstream_size="1024x1024",
+                    upstream_sizes={"256x256": "1024x1024"},
                 ),
             ),
             (
@@ -125,6 +130,7 @@ def _bfl() -> Case:
             "cost": 4.0,
         },
         key_header="x-key",
+        reasons=("Safety Filter", "Derivative Works Filter"),
         has_jobs=True,
         variants=(
             (wide, route),
@@ -159,6 +165,7 @@ def _replicate() -> Case:
         request=ImageRequest("flux-schnell", "a red fox"),
         accepts=lambda _: {"id": "job-1", "status": "starting", "output": None},
         key_header="authorization",
+        reasons=("NSFW content detected", "flagged as sensitive"),
         has_jobs=True,
         variants=((_every_field("flux-schnell"), route),),
         document_path="/models/{model_owner}/{model_name}/predictions",
@@ -200,6 +207,7 @@ def _fal() -> Case:
             "status": "IN_QUEUE",
         },
         key_header="authorization",
+        reasons=("flagged by a content checker", "has_nsfw_concepts"),
         has_jobs=True,
         variants=((_every_field("flux-schnell"), route),),
         polled=frozenset(
@@ -222,13 +230,13 @@ def _together() -> Case:
         request=ImageRequest("flux-schnell", "a red fox"),
         accepts=lambda _: {"id": "o1", "model": route.model, "object": "list", "data": [item]},
         key_header="authorization",
+        reasons=("prompt may contain NSFW", "image may contain NSFW"),
         has_jobs=False,
         variants=(
             (ImageRequest("flux-schnell", "x", output_format="jpeg"), route),
             (_every_field("flux-schnell"), route),
             (_every_field("flux-pro"), Route("together", "black-forest-labs/FLUX.1.1-pro")),
         ),
-        tells_cost=False,
     )
 
 
@@ -264,6 +272,7 @@ def _stability() -> Case:
         request=ImageRequest("stable-diffusion-3", "a red fox"),
         accepts=lambda _: {"image": image, "finish_reason": "SUCCESS", "seed": 7},
         key_header="authorization",
+        reasons=("flagged by our content moderation system", "CONTENT_FILTERED"),
         has_jobs=False,
         variants=(
             (_every_field("stable-diffusion-3"), route),
@@ -299,6 +308,7 @@ def _midjourney() -> Case:
         request=ImageRequest("midjourney", "a red fox"),
         accepts=lambda _: {"code": 1, "description": "提交成功", "result": "1712205491372224"},
         key_header="mj-api-secret",
+        reasons=("the word moderated is banned", "Banned prompt detected"),
         has_jobs=True,
         variants=((every_field, route),),
         polled=frozenset({"running", "done", "failed", "unknown id"}),
@@ -330,12 +340,14 @@ def _ideogram() -> Case:
             ],
         },
         key_header="api-key",
+        reasons=("failed safety check due to the inclusion", "is_image_safe is false"),
         has_jobs=True,
         variants=(
             (_every_field("ideogram-v3"), route),
             (ImageRequest("ideogram-v3", "x", size="512x512", quality="low"), route),
             (ImageRequest("ideogram-v3", "x", size="1792x1024", seed=2**31), route),
         ),
+        names_calls=False,
         takes_any_size=True,
         is_polled=False,
     )
@@ -355,6 +367,7 @@ def _gemini() -> Case:
             "candidates": [{"index": 0, "finishReason": "STOP", "content": {"parts": parts}}]
         },
         key_header="x-goog-api-key",
+        reasons=("PROHIBITED_CONTENT", "IMAGE_SAFETY"),
         has_jobs=False,
         variants=(
             (_every_field("gemini-image"), route),
@@ -364,6 +377,113 @@ def _gemini() -> Case:
         document_path="/models/{modelsId}:generateContent",
         takes_any_size=True,
         picture_format="JPEG",
+    )
+
+
+def _a1111() -> Case:
+    route = Route("a1111", "default", quality={"standard": "20"})
+    info = {"seed": 7, "all_seeds": [7], "index_of_first_image": 0, "infotexts": ["x"]}
+    return Case(
+        sandbox_path="/a1111",
+        documents="automatic1111",
+        submit_path="/sdapi/v1/txt2img",
+        route=route,
+        request=ImageRequest("sd-webui", "a red fox"),
+        accepts=lambda _: {
+            "images": [base64.b64encode(PNG).decode()],
+            "parameters": {"prompt": "a red fox"},
+            "info": json.dumps(info),
+        },
+        key_header="authorization",
+        has_jobs=False,
+        variants=(
+            (_every_field("sd-webui"), route),
+            (ImageRequest("own", "x", size="64x2048"), Route("a1111", "sandbox-anime")),
+        ),
+        # It takes any number of pixels, and makes of it one that it can.
+        wrong={"negative_prompt": ["x"]},
+        wrong_named="negative_prompt",
+        errors={"server_error": JobFailed},  # said by the server itself, of work that is over
+        lacks=frozenset({"no_credit", "rate_limited", "moderated", "moderated_output"}),
+        tells_cost=False,
+        names_calls=False,
+        key_sent=lambda key: base64.b64encode(key.encode()).decode(),
+    )
+
+
+def _compatible() -> Case:
+    route = Route("compatible", "gpt-image-2")
+    own = ImageRequest(
+        "own",
+        "x",
+        size="768x512",
+        seed=7,
+        negative_prompt="blur",
+        style="natural",
+        user="a@b.example",
+    )
+    passed_on = ImageRequest(
+        "gpt-image-2",
+        "x",
+        quality="high",
+        background="transparent",
+        output_format="webp",
+        output_compression=80,
+        moderation="low",
+    )
+    return Case(
+        sandbox_path="/compatible/v1",
+        documents="openai-compatible",
+        submit_path=IMAGES_PATH,
+        route=route,
+        request=ImageRequest("gpt-image-2", "a red fox"),
+        accepts=lambda _: {"data": [{"b64_json": base64.b64encode(PNG).decode()}]},
+        key_header="authorization",
+        has_jobs=False,
+        variants=(
+            (
+                ImageRequest("dall-e-3", "x", quality="hd", style="vivid"),
+                Route("compatible", "dall-e-3"),
+            ),
+            (own, Route("compatible", "qwen-image")),
+            (passed_on, route),
+        ),
+        newer={"moderation": {"enum": ["auto", "low"]}},  # OpenAI's, and its resellers'
+        document_path=f"/v1{IMAGES_PATH}",
+        tells_cost=False,
+    )
+
+
+def _comfyui() -> Case:
+    route = Route("comfyui", "default")
+
+    def script(example: str, answer: Reply, base: str) -> list[Reply]:
+        match example:
+            case "queue":
+                return [Reply({}), answer]
+            case "not yet":
+                return [answer, Reply({"queue_running": [], "queue_pending": []})]
+            case "done" | "failed":
+                return [Reply({"job-1": entry}) for entry in answer.body.values()]
+        return [answer]
+
+    return Case(
+        sandbox_path="/comfyui",
+        documents="comfyui",
+        submit_path="/prompt",
+        route=route,
+        request=ImageRequest("comfyui", "a red fox"),
+        accepts=lambda _: {"prompt_id": "job-1", "number": 12, "node_errors": {}},
+        key_header="authorization",
+        has_jobs=True,
+        variants=((_every_field("comfyui"), route),),
+        wrong={"size": "8x8"},
+        # It asks for no money and has no rules.
+        lacks=frozenset({"no_credit", "moderated", "moderated_output"}),
+        tells_cost=False,
+        polled=frozenset({"done", "failed", "queue"}),
+        job_state={"count": 2, "seed": 7, "unseen": 9},
+        script=script,
     )
 
 
@@ -378,4 +498,7 @@ CASES = {
     "midjourney": _midjourney(),
     "ideogram": _ideogram(),
     "gemini": _gemini(),
+    "a1111": _a1111(),
+    "compatible": _compatible(),
+    "comfyui": _comfyui(),
 }

@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import requests
 from pydantic import SecretStr
 
 from common.catalog import Route
+from common.errors import ProviderError
 from common.settings import ProviderAccess
 from common.task import ImageRequest
 from tests.contracts.cases import CASES, Case
@@ -48,6 +50,7 @@ class Buyer:
         timeout: float = 10,
         request: ImageRequest | None = None,
         route: Route | None = None,
+        key: str = "",
     ) -> Outcome:
         asked = request or self.case.request
         return self.provider.submit(
@@ -56,7 +59,7 @@ class Buyer:
                 route or self.case.route,
                 count=count,
                 first=first,
-                key=f"imgtask_1/{first}",
+                key=key or f"imgtask_{uuid.uuid4().hex}/{first}",
             ),
             timeout=timeout,
         )
@@ -76,7 +79,7 @@ Connect = Callable[..., Buyer]
 
 @pytest.fixture
 def connect() -> Connect:
-    """Make an adapter: connect(name, base_url, key=…, max_image_bytes=…, sandbox=…)."""
+    """Make an adapter: connect(name, base_url, key=…, max_image_bytes=…, sandbox=…, file=…)."""
 
     def make(
         name: str,
@@ -84,8 +87,9 @@ def connect() -> Connect:
         key: str = KEY,
         max_image_bytes: int = 50_000_000,
         sandbox: bool = False,
+        file: str = "",
     ) -> Buyer:
-        access = {name: ProviderAccess(base_url, SecretStr(key), sandbox)}
+        access = {name: ProviderAccess(base_url, SecretStr(key), sandbox, file)}
         made = make_providers(access, concurrency=8, max_image_bytes=max_image_bytes)
         return Buyer(name, CASES[name], made[name])
 
@@ -109,6 +113,13 @@ class Sandbox:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
+    with running_sandbox() as running:
+        yield running
+
+
+@contextmanager
+def running_sandbox() -> Iterator[Sandbox]:
+    """A sandbox of one's own, to which nobody else sends anything."""
     environment = os.environ | {"SANDBOX_PORT": "0", "SANDBOX_SPEED": "50"}
     command = [sys.executable, "-m", "ops.sandbox"]
     with subprocess.Popen(
@@ -177,6 +188,13 @@ def dead_url() -> str:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+def places(result: Pictures) -> list[bytes | type[ProviderError]]:
+    """What is in each place of a call: the bytes of a picture, or the kind of error."""
+    return [
+        type(place) if isinstance(place, ProviderError) else place.data for place in result.pictures
+    ]
 
 
 def read_document(path: str) -> Any:

@@ -81,6 +81,44 @@ def test_tells_what_it_cost(buyer: Buyer, prompt: str) -> None:
     assert json.loads(json.dumps(usage)) == usage
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].names_calls])
+def test_tells_by_what_its_provider_knows_the_call(buyer: Buyer, prompt: str) -> None:
+    outcome = buyer.submit(prompt)
+
+    name = buyer.finish(outcome).usage["request_id"]
+
+    assert isinstance(name, str) and 0 < len(name) <= 200
+    assert name == outcome.usage["request_id"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ({"x-request-id": "req_1"}, "req_1"),
+        ({"x-fal-request-id": "req_1"}, "req_1"),
+        ({"x-request-id": ""}, None),
+        ({"x-request-id": "x" * 201}, None),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 429, 500])
+def test_a_failure_keeps_the_name_of_the_call_for_the_log(
+    connect: Connect,
+    serve: Serve,
+    name: str,
+    status: int,
+    headers: dict[str, str],
+    told: str | None,
+) -> None:
+    server = serve(Reply({"error": "no"}, status, headers))
+
+    with pytest.raises(ProviderError) as caught:
+        connect(name, server.url).submit()
+
+    assert caught.value.request_id == told
+    assert "req_1" not in caught.value.message
+
+
 def test_returns_what_came_when_it_is_fewer(connect: Connect, sandbox: Sandbox) -> None:
     buyer = connect("openai", f"{sandbox.url}/openai/v1")
 
@@ -117,6 +155,17 @@ def test_names_what_went_wrong(
 
     assert type(caught.value) is error
     assert caught.value.message.startswith((buyer.name, "The answer of"))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].reasons])
+@pytest.mark.parametrize(("fault", "which"), [("moderated", 0), ("moderated_output", 1)])
+def test_a_refusal_says_why(buyer: Buyer, prompt: str, fault: str, which: int) -> None:
+    with pytest.raises(ContentRefused) as caught:
+        buyer.finish(buyer.submit(f"{prompt} sim:{fault}"))
+
+    assert caught.value.code == "content_policy_violation"
+    assert not caught.value.retryable
+    assert buyer.case.reasons[which] in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -160,10 +209,13 @@ def test_names_what_went_wrong(
         ("ideogram", "expired_url", JobLost, "yes"),
         ("ideogram", "foreign_image_url", BadAnswer, "yes"),
         ("ideogram", "redirect_image", BadAnswer, "yes"),
+        ("a1111", "failed", JobFailed, "no"),
         ("gemini", "overloaded", Unavailable, "no"),
         ("gemini", "failed", JobFailed, "unknown"),
         ("gemini", "text_only", JobFailed, "unknown"),
         ("gemini", "moderated", ContentRefused, "unknown"),
+        ("compatible", "overloaded", Unavailable, "no"),
+        ("compatible", "failed", OutcomeUnknown, "unknown"),
         ("midjourney", "overloaded", RateLimited, "no"),
         ("midjourney", "active_limit:0", RateLimited, "no"),
         ("midjourney", "no_account", Unavailable, "no"),
@@ -173,6 +225,12 @@ def test_names_what_went_wrong(
         ("midjourney", "expired_url", JobLost, "yes"),
         ("midjourney", "foreign_image_url", BadAnswer, "yes"),
         ("midjourney", "redirect_image", BadAnswer, "yes"),
+        ("comfyui", "overloaded", OutcomeUnknown, "unknown"),
+        ("comfyui", "failed", JobFailed, "no"),
+        ("comfyui", "job_lost", JobLost, "no"),
+        ("comfyui", "no_image", BadAnswer, "no"),
+        ("comfyui", "expired_url", JobLost, "yes"),
+        ("comfyui", "redirect_image", BadAnswer, "yes"),
     ],
 )
 def test_knows_the_troubles_of_its_provider(
@@ -294,10 +352,12 @@ def test_a_job_ends_with_what_it_cost_and_its_seed(
     buyer = connect("bfl", f"{sandbox.url}/bfl")
     asked = replace(buyer.case.request, seed=40)
 
-    result = buyer.finish(buyer.submit(prompt, request=asked, first=2))
+    job = buyer.submit(prompt, request=asked, first=2)
+    assert isinstance(job, Job)
+    result = buyer.finish(job)
 
     assert result.pictures[0].seed == 42
-    assert result.usage == {"cost_usd": 0.04}
+    assert result.usage == {"cost_usd": 0.04, "request_id": job.id}
 
 
 @with_polls
@@ -395,34 +455,39 @@ def test_shows_neither_keys_nor_links_nor_whole_bodies(
 
 def test_a_key_of_any_shape_is_hidden(connect: Connect, serve: Serve, name: str) -> None:
     key = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
-    server = serve(Reply({"detail": f"no such key: {key}"}, 401))
+    sent = CASES[name].key_sent(key)
+    server = serve(Reply({"detail": f"no such key: {key}, that is {sent}"}, 401))
 
     with pytest.raises(NotAuthorised) as caught:
         connect(name, server.url, key=key).submit()
 
     assert key not in caught.value.message
-    assert key in server.seen[0].headers[CASES[name].key_header]
+    assert sent not in caught.value.message
+    assert sent in server.seen[0].headers[CASES[name].key_header]
 
 
-@pytest.mark.parametrize(
+NOON = "Sun, 22 Nov 2026 12:00:00 GMT"
+with_waits = pytest.mark.parametrize(
     ("headers", "seconds"),
     [
         ({"Retry-After": "7"}, 7),
         ({"Retry-After": "1.5"}, 1.5),
+        ({"retry-after-ms": "250"}, 0.25),
         ({"retry-after-ms": "250", "Retry-After": "7"}, 0.25),
-        (
-            {
-                "Date": "Sun, 22 Nov 2026 12:00:00 GMT",
-                "Retry-After": "Sun, 22 Nov 2026 12:00:30 GMT",
-            },
-            30,
-        ),
+        ({"retry-after-ms": "soon", "Retry-After": "7"}, 7),
+        # The three forms of a date in HTTP.
+        ({"Date": NOON, "Retry-After": "Sun, 22 Nov 2026 12:00:30 GMT"}, 30),
+        ({"Date": NOON, "Retry-After": "Sunday, 22-Nov-26 12:00:30 GMT"}, 30),
+        ({"Date": NOON, "Retry-After": "Sun Nov 22 12:00:30 2026"}, 30),
         ({"Retry-After": "Sun, 22 Nov 2020 12:00:00 GMT"}, 0),
         ({"Retry-After": "Sun, 22 Nov 2093 12:00:00 GMT"}, 3600),
         ({"Retry-After": "-3"}, 0),
         ({"Retry-After": "1e300"}, 3600),
     ],
 )
+
+
+@with_waits
 def test_hears_how_long_to_wait(
     connect: Connect, serve: Serve, name: str, headers: dict[str, str], seconds: float
 ) -> None:
@@ -430,6 +495,20 @@ def test_hears_how_long_to_wait(
 
     with pytest.raises(RateLimited) as caught:
         connect(name, server.url).submit()
+
+    assert caught.value.retry_after == pytest.approx(seconds)
+
+
+@with_polls
+@with_waits
+def test_hears_how_long_to_wait_before_the_next_poll(
+    connect: Connect, serve: Serve, name: str, headers: dict[str, str], seconds: float
+) -> None:
+    server = serve(Reply({}, 429, headers))
+    job = Job("job-1", CASES[name].job_state)
+
+    with pytest.raises(RateLimited) as caught:
+        connect(name, server.url).provider.poll(job, timeout=5)
 
     assert caught.value.retry_after == pytest.approx(seconds)
 

@@ -21,9 +21,9 @@ from common.errors import (
 )
 from common.task import ImageRequest
 from tests.contracts.cases import CASES, PNG
-from tests.contracts.conftest import Buyer, Connect, Sandbox
+from tests.contracts.conftest import Buyer, Connect, Sandbox, places
 from tests.contracts.scripted import Reply, Scripted
-from workers.providers.base import Job, Outcome, Pictures
+from workers.providers.base import Job, Outcome, Picture, Pictures
 
 Serve = Callable[..., Scripted]
 
@@ -140,6 +140,9 @@ def test_a_foreign_polling_address_loses_nothing(buyer: Buyer, prompt: str) -> N
         (Reply(problem("value_error"), 422), Refused, "no"),
         (Reply({"detail": "bad", "error_type": "bad_request"}, 400), Refused, "no"),
         (Reply(problem("no_media_generated"), 422), JobFailed, "unknown"),
+        (Reply(problem("downstream_service_error"), 422), JobFailed, "unknown"),
+        (Reply(problem("downstream_service_unavailable"), 400), JobFailed, "unknown"),
+        (Reply(problem("generation_timeout"), 422), JobFailed, "unknown"),
         (Reply(problem("internal_server_error"), 500), JobFailed, "no"),
         (Reply(problem("generation_timeout"), 504), JobFailed, "no"),
         (Reply({"detail": "x", "error_type": "runner_disconnected"}, 503), JobFailed, "no"),
@@ -171,6 +174,31 @@ def test_completed_is_not_success(
     assert (type(caught.value), caught.value.billed) == (error, billed)
 
 
+@pytest.mark.parametrize(
+    ("answer", "kind", "error", "billed"),
+    [
+        (Reply({}, 422), "content_policy_violation", ContentRefused, "unknown"),
+        (Reply(b"<html>oops</html>", 500), None, JobFailed, "no"),
+        (Reply({}, 503), "runner_disconnected", JobFailed, "no"),
+        (Reply({}, 422), "value_error", Refused, "no"),
+    ],
+)
+def test_the_reason_may_be_told_with_the_status_alone(
+    connect: Connect,
+    serve: Serve,
+    answer: Reply,
+    kind: str | None,
+    error: type[ProviderError],
+    billed: str,
+) -> None:
+    told = Reply({"status": "COMPLETED", "error": "It was flagged.", "error_type": kind})
+
+    with pytest.raises(ProviderError, match="It was flagged") as caught:
+        poll(connect, serve, told, answer)
+
+    assert (type(caught.value), caught.value.billed) == (error, billed)
+
+
 def test_a_success_counts_whatever_the_status_says(connect: Connect, serve: Serve) -> None:
     status = Reply({"status": "COMPLETED", "error": "odd", "error_type": "internal_error"})
 
@@ -193,18 +221,30 @@ def test_a_result_that_is_not_there_yet_is_waited_for(
     assert poll(connect, serve, COMPLETED, answer) == Job("job-1", STATE)
 
 
-def test_a_picture_that_was_blanked_is_left_out(connect: Connect, serve: Serve) -> None:
+def test_a_picture_that_was_blanked_is_withheld_and_the_others_kept(
+    connect: Connect, serve: Serve
+) -> None:
     other = base64.b64encode(PNG + b"2").decode()
     result = {
-        "images": [{"url": DATA_URI}, {"url": f"data:image/png;base64,{other}"}],
-        "has_nsfw_concepts": [True, False],
+        "images": [{"url": DATA_URI}, {"url": f"data:image/png;base64,{other}"}, 7],
+        "has_nsfw_concepts": [True, False, False],
         "seed": 7,
     }
 
     outcome = poll(connect, serve, COMPLETED, Reply(result))
 
     assert isinstance(outcome, Pictures)
-    assert [(picture.data, picture.seed) for picture in outcome.pictures] == [(PNG + b"2", 7)]
+    assert places(outcome) == [ContentRefused, PNG + b"2", BadAnswer]
+    withheld, picture, _ = outcome.pictures
+    assert isinstance(withheld, ContentRefused) and "has_nsfw_concepts" in withheld.message
+    assert isinstance(picture, Picture) and picture.seed == 7
+
+
+def test_a_refusal_counts_for_more_than_what_cannot_be_read(connect: Connect, serve: Serve) -> None:
+    result = {"images": [7, {"url": DATA_URI}], "has_nsfw_concepts": [False, True]}
+
+    with pytest.raises(ContentRefused, match="has_nsfw_concepts"):
+        poll(connect, serve, COMPLETED, Reply(result))
 
 
 def test_pictures_inside_the_answer_may_be_as_large_as_others(

@@ -93,10 +93,21 @@ def test_a_withheld_picture_is_refused(connect: Connect, serve: Serve, reason: s
         assert error.message == f"gemini refused the picture: {reason}"
 
 
+def test_what_google_adds_to_its_reason_is_told(connect: Connect, serve: Serve) -> None:
+    said = {"finishReason": "IMAGE_SAFETY", "finishMessage": "Unable to show it: violence."}
+
+    error = outcome_of(connect, serve, {"candidates": [said], "responseId": "r1"})
+
+    assert (type(error), error.request_id) == (ContentRefused, "r1")
+    assert error.message.endswith("refused the picture: IMAGE_SAFETY: Unable to show it: violence.")
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
         ({"candidates": [{"finishReason": "NO_IMAGE"}]}, "NO_IMAGE"),
+        ({"candidates": [{"finishReason": "NO_IMAGE", "finishMessage": "Try"}]}, "NO_IMAGE: Try"),
+        ({"candidates": [{"finishReason": "NO_IMAGE", "finishMessage": 5}]}, "NO_IMAGE"),
         ({"candidates": [{"finishReason": "MAX_TOKENS"}]}, "MAX_TOKENS"),
         ({"candidates": [{"finishReason": "SOMETHING_NEW"}]}, "SOMETHING_NEW"),
         (candidate({"text": "Which fox, red or grey?"}), "but said: Which fox, red or grey?"),

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from common.errors import (
     JobLost,
     ModelNotServed,
     NotAuthorised,
+    OutcomeUnknown,
     ProviderError,
     RateLimited,
     Refused,
@@ -27,7 +29,7 @@ from common.errors import (
 )
 from common.task import Billed, ImageRequest
 from tests.contracts.cases import PNG
-from tests.contracts.conftest import Buyer, Connect, Sandbox
+from tests.contracts.conftest import Buyer, Connect, Sandbox, running_sandbox
 from tests.contracts.scripted import Reply, Scripted
 from workers.images import ImageLimits, verify
 from workers.providers.base import Job, Order, Pictures
@@ -179,7 +181,7 @@ def test_the_call_is_named_to_the_proxy(connect: Connect, serve: Serve) -> None:
 def test_the_proxy_shows_the_name_with_the_task(
     connect: Connect, sandbox: Sandbox, prompt: str
 ) -> None:
-    connect("midjourney", f"{sandbox.url}/midjourney").submit(prompt)
+    connect("midjourney", f"{sandbox.url}/midjourney").submit(prompt, key="imgtask_1/0")
 
     url, headers = f"{sandbox.url}/midjourney/mj/task/list", {"mj-api-secret": "x"}
     tasks = requests.get(url, headers=headers, timeout=5).json()
@@ -233,7 +235,7 @@ def test_takes_the_job_it_is_given(
 
     outcome = connect("midjourney", server.url).submit(count=3)
 
-    assert outcome == Job("17", {"count": 3})
+    assert outcome == Job("17", {"count": 3}, usage={"request_id": "17"})
 
 
 def test_says_which_word_is_banned(connect: Connect, sandbox: Sandbox, prompt: str) -> None:
@@ -366,6 +368,178 @@ def test_a_job_that_stays_unknown_is_lost(connect: Connect, serve: Serve, answer
 def test_a_lost_job_is_unknown_in_both_lines(line: Buyer, prompt: str) -> None:
     with pytest.raises(JobLost):
         line.finish(line.submit(f"{prompt} sim:job_lost"))
+
+
+# -- Looking for a call that was not answered
+
+
+ROUTE = Route("midjourney", "v7")
+
+
+def order(key: str, prompt: str = "a red fox", count: int = 1) -> Order:
+    return Order(replace(REQUEST, prompt=prompt), ROUTE, count=count, key=key)
+
+
+@pytest.mark.parametrize("fault", ["reset", "bad_gateway", "not_json", "hang"])
+def test_a_call_that_was_not_answered_is_found_and_goes_on(
+    line: Buyer, sandbox: Sandbox, prompt: str, fault: str
+) -> None:
+    prompt += f" sim:{fault}"
+    ours, other = order(f"{prompt}/0", prompt, 3), order(f"{prompt}/00", prompt, 3)
+    error = BadAnswer if fault == "not_json" else OutcomeUnknown
+    for each in (ours, other):
+        with pytest.raises(error):
+            line.provider.submit(each, timeout=0.5)
+
+    jobs = [line.provider.lookup(each, timeout=5) for each in (ours, other, ours)]
+
+    assert jobs[0] == jobs[2] != jobs[1]
+    assert isinstance(jobs[0], Job)
+    assert len(line.finish(jobs[0]).pictures) == 3
+    assert line.provider.lookup(ours, timeout=5) == jobs[0]  # finished ones are known too
+    assert sandbox.purchases(prompt) == 2
+
+
+def test_what_is_found_is_the_job_that_the_answer_would_have_named(
+    line: Buyer, prompt: str
+) -> None:
+    placed = order(f"{prompt}/" + "k" * 300, prompt, 2)
+    told = line.provider.submit(placed, timeout=5)
+
+    assert line.provider.lookup(placed, timeout=5) == told
+
+
+@pytest.mark.parametrize("path", ["/midjourney", "/midjourney/mj-fast"])
+def test_a_call_that_never_came_is_not_found(connect: Connect, path: str) -> None:
+    with running_sandbox() as sandbox:
+        provider = connect("midjourney", sandbox.url + path).provider
+        provider.submit(order("imgtask_2/0"), timeout=5)
+        with pytest.raises(RateLimited):
+            provider.submit(order("imgtask_1/0", "a fox sim:overloaded"), timeout=5)
+
+        assert provider.lookup(order("imgtask_1/0"), timeout=5) is None
+        assert provider.lookup(order("imgtask_1/1"), timeout=5) is None
+
+
+def found(name: str) -> Job:
+    return Job(name, {"count": 1}, usage={"request_id": name})
+
+
+def endless(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n[")
+    for _ in range(40):
+        handler.wfile.write(b" " * 1_000_000)
+
+
+def tasks(count: int, **fields: Any) -> list[dict[str, Any]]:
+    """Tasks of others, a second apart, the newest first."""
+    about = {"status": "SUCCESS", "state": "imgtask_2/0"}
+    return [about | {"id": str(n), "submitTime": 10**12 - n * 1000} | fields for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        [],
+        tasks(3),
+        tasks(99),
+        tasks(101),
+        tasks(2, state=None),
+        tasks(2, state=""),
+        [{"id": "1", "state": state} for state in ("imgtask_1/00", "imgtask_1/", "IMGTASK_1/0", 1)],
+        [None, 5, "imgtask_1/0", ["imgtask_1/0"], {"state": "imgtask_1/0"}],
+        [{"id": task_id, "state": "imgtask_1/0"} for task_id in (None, "", {}, "x" * 201)],
+        # A list that was cut reaches back further than any call of ours.
+        [*tasks(99), {"id": "x", "submitTime": 10**12 - 3_600_000}],
+    ],
+)
+def test_the_task_of_another_call_is_never_taken(
+    connect: Connect, serve: Serve, listed: list[Any]
+) -> None:
+    server = serve(Reply(listed))
+
+    assert (
+        connect("midjourney", server.url).provider.lookup(order("imgtask_1/0"), timeout=5) is None
+    )
+
+    (seen,) = server.seen
+    assert (seen.method, seen.path, seen.body) == ("GET", "/mj/task/list", b"")
+    assert seen.headers["mj-api-secret"]
+
+
+@pytest.mark.parametrize("listed", [tasks(100), tasks(100, submitTime=None)])
+def test_a_list_that_was_cut_does_not_prove_that_there_is_no_task(
+    connect: Connect, serve: Serve, listed: list[Any]
+) -> None:
+    provider = connect("midjourney", serve(Reply(listed)).url).provider
+
+    with pytest.raises(Unavailable, match="too many new tasks"):
+        provider.lookup(order("imgtask_1/0"), timeout=5)
+
+    assert provider.lookup(order("imgtask_2/0"), timeout=5) == found("0")
+
+
+def test_of_several_tasks_the_newest_is_the_one(connect: Connect, serve: Serve) -> None:
+    about = {"state": "imgtask_1/0", "status": "FAILURE"}
+    times = {"a": None, "b": 1_712_205_491_372, "c": 1_712_205_491_373, "d": 7, "e": "99"}
+    server = serve(Reply([about | {"id": name, "submitTime": at} for name, at in times.items()]))
+
+    job = connect("midjourney", server.url).provider.lookup(order("imgtask_1/0"), timeout=5)
+
+    assert job == found("c")
+
+
+def test_a_long_list_is_read_to_its_end(connect: Connect, serve: Serve) -> None:
+    listed = [*tasks(5000, prompt="a fox " * 100), {"id": "17", "state": "imgtask_1/0"}]
+    server = serve(Reply(listed))
+
+    job = connect("midjourney", server.url).provider.lookup(order("imgtask_1/0"), timeout=5)
+
+    assert job == found("17")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Reply(b""),
+        Reply(b"<html>Welcome</html>"),
+        Reply({}),
+        Reply(b"null"),
+        Reply({"code": 1, "result": []}),
+        Reply({}, 404),  # a reseller that has no such thing
+        Reply(b"", 401),
+        Reply(b"", 403),
+        Reply({}, 500),
+        Reply(act=endless),
+    ],
+)
+def test_a_list_that_cannot_be_had_proves_nothing(
+    connect: Connect, serve: Serve, answer: Reply
+) -> None:
+    provider = connect("midjourney", serve(answer).url).provider
+
+    with pytest.raises(Unavailable):
+        provider.lookup(order("imgtask_1/0"), timeout=5)
+
+
+def test_a_proxy_that_cannot_be_reached_proves_nothing(
+    connect: Connect, serve: Serve, dead_url: str
+) -> None:
+    with pytest.raises(Unavailable):
+        connect("midjourney", dead_url).provider.lookup(order("imgtask_1/0"), timeout=5)
+
+    limited = connect("midjourney", serve(Reply(b"", 429)).url).provider
+    with pytest.raises(RateLimited):
+        limited.lookup(order("imgtask_1/0"), timeout=5)
+
+
+def test_a_call_without_a_name_is_not_taken_for_one(connect: Connect, serve: Serve) -> None:
+    server = serve(Reply([{"id": "17", "state": ""}, {"id": "18", "state": None}]))
+
+    with pytest.raises(Unavailable, match="without a name"):
+        connect("midjourney", server.url).provider.lookup(order(""), timeout=5)
+
+    assert not server.seen
 
 
 def test_a_job_can_be_cancelled_where_the_proxy_can(

@@ -100,6 +100,7 @@ def test_lost_work_is_ended_by_the_provider(
         ({"status": "failed", "error": "NSFW content detected."}, ContentRefused, "unknown"),
         ({"status": "failed", "error": "It was flagged as sensitive."}, ContentRefused, "unknown"),
         ({"status": "failed", "error": "Sorry (E005)"}, ContentRefused, "unknown"),
+        ({"status": "failed", "error": f"{'Oh. ' * 99}(E005)"}, ContentRefused, "unknown"),
         ({"status": "failed", "error": "CUDA out of memory"}, JobFailed, "unknown"),
         ({"status": "failed", "error": None}, JobFailed, "unknown"),
         ({"status": "canceled"}, JobFailed, "unknown"),
@@ -122,6 +123,7 @@ def test_an_answer_may_tell_the_end_at_once_or_later(
         buyer.finish(buyer.submit())
 
     assert (type(caught.value), caught.value.billed) == (error, billed)
+    assert str(ending.get("error") or "")[-40:] in caught.value.message
 
 
 def test_a_success_at_once_is_a_job_so_that_a_failed_download_costs_nothing(
@@ -177,9 +179,11 @@ def test_a_wait_is_also_told_in_words(connect: Connect, serve: Serve) -> None:
 def test_pictures_have_their_price_and_seed(buyer: Buyer, prompt: str) -> None:
     asked = replace(buyer.case.request, seed=40)
 
-    result = buyer.finish(buyer.submit(prompt, request=asked, count=3))
+    job = buyer.submit(prompt, request=asked, count=3)
+    assert isinstance(job, Job)
+    result = buyer.finish(job)
 
-    assert result.usage == {"cost_usd": 0.009, "cost_estimated": True}
+    assert result.usage == {"request_id": job.id, "cost_usd": 0.009, "cost_estimated": True}
     assert {picture.seed for picture in result.pictures} == {40}
 
 

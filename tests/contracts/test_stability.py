@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -144,8 +145,12 @@ def test_a_seed_without_sense_does_no_harm(connect: Connect, serve: Serve, seed:
     ],
 )
 def test_a_blurred_picture_is_a_refusal(connect: Connect, serve: Serve, answer: Reply) -> None:
-    with pytest.raises(ContentRefused):
-        connect("stability", serve(answer).url).submit()
+    named = replace(answer, headers=answer.headers | {"x-request-id": "r1"})
+
+    with pytest.raises(ContentRefused, match="CONTENT_FILTERED") as caught:
+        connect("stability", serve(named).url).submit()
+
+    assert caught.value.request_id == "r1"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +186,13 @@ def test_an_empty_picture_is_a_bad_answer(connect: Connect, serve: Serve) -> Non
 
 @pytest.mark.parametrize(
     ("model", "cost"),
-    [("sd3.5-large", 0.065), ("sd3.5-medium", 0.035), ("sd3.5-flash", 0.025), ("sd3.9", None)],
+    [
+        ("sd3.5-large", 0.065),
+        ("sd3.5-medium", 0.035),
+        ("sd3.5-flash", 0.025),
+        ("sd3-large-turbo", 0.04),
+        ("sd3.9", None),
+    ],
 )
 def test_prices_the_models_it_knows(
     connect: Connect, serve: Serve, model: str, cost: float | None

@@ -50,7 +50,8 @@ def test_says_what_it_wants_in_the_words_of_the_provider(connect: Connect, serve
         "output_format": "png",
     }
     assert isinstance(outcome, Pictures)
-    assert outcome.usage == {"request_id": "o1"}
+    # One picture of 1344 x 768, at 0.3 cents a megapixel.
+    assert outcome.usage == {"request_id": "o1", "cost_usd": 0.003097, "cost_estimated": True}
 
 
 @pytest.mark.parametrize(("asked", "sent"), [(None, "png"), ("jpeg", "jpeg"), ("webp", "png")])
@@ -68,9 +69,18 @@ def test_leaves_the_steps_of_other_models_to_the_provider(connect: Connect, serv
     server = serve(Reply({"data": [ITEM]}))
 
     route = Route("together", "black-forest-labs/FLUX.1.1-pro")
-    connect("together", server.url).submit(route=route)
+    outcome = connect("together", server.url).submit(route=route)
 
     assert "steps" not in server.seen[0].json()
+    assert outcome.usage == {}  # and so does the price
+
+
+def test_every_picture_has_its_price(connect: Connect, sandbox: Sandbox, prompt: str) -> None:
+    buyer = connect("together", f"{sandbox.url}/together/v1")
+
+    outcome = buyer.submit(prompt, count=4)
+
+    assert outcome.usage["cost_usd"] == pytest.approx(4 * 0.003 * 1.048576, abs=1e-6)
 
 
 def test_takes_the_pictures_that_came_when_they_are_fewer(
@@ -129,7 +139,7 @@ def test_does_not_follow_an_address_to_anywhere(
         (422, {"error": {"message": "May contain NSFW content", "type": "x"}}, ContentRefused),
         (400, {"error": {"message": "nsfw", "type": "x"}}, ContentRefused),
         (422, {"error": {"message": "n: too many", "type": "x"}}, Refused),
-        (422, {"error": "NSFW?"}, Refused),
+        (422, {"error": "NSFW?"}, ContentRefused),
         (422, [], Refused),
         (402, "", OutOfCredit),
         (429, {"error": {"message": "NSFW"}}, RateLimited),
@@ -144,3 +154,4 @@ def test_reads_errors_of_any_form(
         connect("together", server.url).submit()
 
     assert type(caught.value) is expected
+    assert expected is not ContentRefused or "nsfw" in caught.value.message.lower()

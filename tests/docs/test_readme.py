@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from common.catalog import Catalog
 from common.keys import KeyStore
 from common.store import connect
 from tests.docs.documents import ROOT, blocks, commands, read
@@ -218,6 +219,20 @@ def test_the_models_that_are_available_are_those_said_to_be(checkout: Checkout) 
     }
 
     assert said == {model["id"]: model["image"]["available"] for model in models}
+
+
+def test_the_example_of_a_catalog_of_ones_own_is_one(tmp_path: Path) -> None:
+    (example,) = blocks(README, "toml")
+    (tmp_path / "models.toml").write_text(example)
+
+    catalog = Catalog.load(str(tmp_path / "models.toml"))
+
+    assert catalog.get("dall-e-2") is None
+    model = catalog.get("qwen-image")
+    assert model is not None
+    assert [(route.provider, route.cap) for route in model.routes] == [("compatible", 2)]
+    assert all(model.size_rule.admits(*map(int, s.split("x"))) for s in model.sizes)
+    assert len(list(catalog)) == len(list(Catalog.load()))
 
 
 def test_every_exception_is_still_in_the_readme() -> None:

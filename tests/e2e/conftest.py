@@ -10,10 +10,17 @@ from tests.stack import Stack, running
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Tests that use it must not break any of its processes."""
+def whole_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with running(tmp_path_factory.mktemp("stack")) as whole:
         yield whole
+
+
+@pytest.fixture
+def stack(whole_stack: Stack) -> Stack:
+    """Tests that use it must not break any of its processes. What one of them made the fleet think
+    of a provider is forgotten before the next."""
+    whole_stack.redis.delete("darkroom:routes")
+    return whole_stack
 
 
 @pytest.fixture(scope="module")

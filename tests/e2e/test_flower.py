@@ -14,12 +14,12 @@ from tests.stack import Stack
 
 
 @pytest.fixture(scope="module")
-def flower(stack: Stack) -> Iterator[str]:
-    stack.start("flower")
+def flower(whole_stack: Stack) -> Iterator[str]:
+    whole_stack.start("flower")
     # It answers before it listens to events; once it knows the worker, it listens.
-    until(lambda: workers(stack.flower_url), "Flower sees the worker")
-    yield stack.flower_url
-    stack.kill("flower")
+    until(lambda: workers(whole_stack.flower_url), "Flower sees the worker")
+    yield whole_stack.flower_url
+    whole_stack.kill("flower")
 
 
 def workers(flower: str) -> list[dict[str, Any]]:

@@ -24,6 +24,8 @@ from tests.stack import Stack
         ("midjourney", "512x512"),
         ("ideogram-v3", "512x512"),
         ("ideogram-v3", "1248x832"),
+        ("sd-webui", "520x776"),
+        ("comfyui", "840x512"),
     ],
 )
 def test_the_picture_has_the_size_that_was_asked_for(stack: Stack, model: str, size: str) -> None:
@@ -70,6 +72,19 @@ def test_what_succeeded_is_delivered_and_what_did_not_is_told(stack: Stack) -> N
     (missing,) = task["missing"]
     assert missing["code"] == "upstream_error"
     assert len(stack.purchases("a pair sim:failed*1")) == 2
+
+
+def test_a_picture_that_its_provider_withheld_is_told_beside_the_others(stack: Stack) -> None:
+    prompt = "three foxes sim:fewer_images"
+
+    task = stack.finished(stack.submit(prompt, "ideogram-v3", n=3))
+
+    assert task["status"] == "completed", task
+    assert len(task["data"]) == 2
+    (missing,) = task["missing"]
+    assert (missing["code"], missing["billed"]) == ("content_policy_violation", "unknown")
+    assert "is_image_safe" in missing["message"]
+    assert len(stack.purchases(prompt)) == 3
 
 
 @pytest.mark.parametrize(
@@ -152,5 +167,7 @@ def test_the_outcomes_rank_the_models(stack: Stack) -> None:
         "ideogram-v3",
         "stable-diffusion-3",
         "gemini-image",
+        "sd-webui",
+        "comfyui",
     }
     assert {model["id"] for model in models} >= usable

@@ -50,5 +50,5 @@ def operations(stack: Stack, model: str) -> list[str]:
 
 @pytest.mark.parametrize("model", ["dall-e-2", "flux-pro"])
 def test_a_task_costs_five_calls_to_the_store(stack: Stack, model: str) -> None:
-    """Beside what kombu needs. The steps are the journal: `submitting`, then what was answered."""
-    assert operations(stack, model) == ["create", "claim", "step", "step", "finish"]
+    """Beside what kombu needs. `begin` announces the call, `step` says what was answered."""
+    assert operations(stack, model) == ["create", "claim", "begin", "step", "finish"]

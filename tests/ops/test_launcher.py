@@ -255,6 +255,19 @@ def test_a_misspelt_setting_in_the_env_file_is_named(launch, tmp_path):
     assert running.text == "WORKER: no such setting in .env; did you mean WORKERS?\n"
 
 
+def test_a_mistake_in_the_catalog_of_ones_own_is_named_before_anything_starts(
+    launch, procfile, tmp_path
+):
+    (tmp_path / "models.toml").write_text("[own]\nroutes = []\n")
+
+    running = launch(*procfile(), CATALOG_FILE="models.toml")
+
+    assert running.await_end() == 2
+    lines = running.text.splitlines()
+    assert f"CATALOG_FILE: {tmp_path}/models.toml, model own: sizes: Field required" in lines
+    assert all(line.startswith("CATALOG_FILE: ") for line in lines)
+
+
 def test_says_what_did_not_come_up_and_its_last_words(launch, procfile):
     running = launch(*procfile(helper="sh -c 'echo no paint left; exit 1'", web="sleep 3600"))
 

@@ -142,6 +142,49 @@ def test_tasks_are_listed(proxy, line):
     assert [task["id"] for task in some] == [second]
 
 
+def test_one_line_lists_all_tasks_and_the_other_its_newest_hundred(proxy):
+    ids = [proxy.imagine()["result"] for _ in range(102)]
+
+    plain, rich = (proxy.get(f"{line}/task/list").json() for line in (NOVICEZK, TRUEAI))
+
+    assert ids == [task["id"] for task in plain if task["id"] in ids]
+    assert [task["id"] for task in rich] == ids[:1:-1]
+    for task in (plain[-1], rich[0]):
+        proxy.documents.check(DOCUMENT, "Task", task)
+
+
+def test_one_line_shows_its_queue(proxy):
+    proxy.sandbox.fault({"provider": "midjourney", "delay": 600})
+    proxy.imagine("a fox")
+    waiting = proxy.imagine("a fox sim:queued")["result"]
+
+    listed = proxy.get(f"{NOVICEZK}/task/queue").json()
+
+    assert [task["id"] for task in listed] == [waiting]
+    assert proxy.get(f"{TRUEAI}/task/queue").status_code == 404
+
+
+def test_only_one_line_has_another_name_for_asking_about_several(proxy):
+    job_id = proxy.imagine()["result"]
+
+    asked = proxy.post(f"{TRUEAI}/task/list-by-ids", {"ids": [job_id]})
+
+    assert [task["id"] for task in asked.json()] == [job_id]
+    assert proxy.post(f"{NOVICEZK}/task/list-by-ids", {"ids": [job_id]}).status_code == 404
+
+
+@pytest.mark.parametrize("line", [NOVICEZK, TRUEAI])
+def test_a_list_can_go_wrong_too_and_leaves_out_what_is_lost(proxy, line):
+    lost = proxy.imagine("a fox sim:job_lost", line)["result"]
+    proxy.sandbox.fault({"fault": "server_error", "call": "poll", "times": 1})
+
+    first, second = (proxy.get(f"{line}/task/list") for _ in range(2))
+
+    assert (first.status_code, second.status_code) == (500, 200)
+    assert lost not in [task["id"] for task in second.json()]
+    assert proxy.get(f"{line}/task/list", **{"mj-api-secret": "bad"}).status_code == 401
+
+
 def test_the_example_request_is_taken(proxy):
     (sample, *_) = proxy.documents.examples("midjourney-proxy")
 

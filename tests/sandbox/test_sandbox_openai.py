@@ -5,7 +5,6 @@ import time
 from io import BytesIO
 from typing import Any
 
-import openai
 import pytest
 from PIL import Image
 
@@ -28,14 +27,6 @@ def open_pictures(answer: Any) -> list[Image.Image]:
     return [
         Image.open(BytesIO(base64.b64decode(item["b64_json"]))) for item in answer.json()["data"]
     ]
-
-
-@pytest.fixture
-def client(sandbox):
-    with openai.OpenAI(
-        base_url=f"{sandbox.url}/openai/v1", api_key="sk-test", max_retries=0
-    ) as client:
-        yield client
 
 
 def test_the_documented_request_is_answered_as_documented(sandbox, documents):
@@ -81,6 +72,7 @@ def test_retired_models_are_not_found(sandbox, documents, model):
         ({"size": "1000x1000"}, "size", "invalid_value"),
         ({"size": "3840x1024"}, "size", "invalid_value"),
         ({"size": "3840x3840"}, "size", "invalid_value"),
+        ({"size": "3856x1600"}, "size", "invalid_value"),
         ({"size": "256x256"}, "size", "invalid_value"),
         ({"size": "big"}, "size", "invalid_value"),
         ({"size": "1792x1024", "model": "gpt-image-1.5"}, "size", "invalid_value"),
@@ -179,31 +171,6 @@ def test_unknown_calls_get_the_error_shape(sandbox, documents, method, path):
     documents.check("openai.json", "ErrorResponse", answer.json())
 
 
-def test_the_official_sdk_gets_its_pictures(client):
-    answer = client.images.generate(model="gpt-image-2", prompt="a fox", n=2, size="1024x1024")
-
-    assert answer.data is not None
-    assert len(answer.data) == 2
-    assert Image.open(BytesIO(base64.b64decode(answer.data[0].b64_json or ""))).size == (1024, 1024)
-    assert client.models.retrieve("gpt-image-2").id == "gpt-image-2"
-
-
-def test_the_official_sdk_understands_the_errors(client):
-    def ask(prompt: str, **fields: Any) -> None:
-        client.images.generate(model="gpt-image-2", prompt=prompt, **fields)
-
-    with pytest.raises(openai.BadRequestError, match="response_format"):
-        ask("a fox", response_format="url")
-    with pytest.raises(openai.RateLimitError):
-        ask("a fox sim:rate_limited")
-    with pytest.raises(openai.AuthenticationError):
-        ask("a fox sim:bad_key")
-    with pytest.raises(openai.InternalServerError):
-        ask("a fox sim:overloaded")
-    with pytest.raises(openai.APIConnectionError):
-        ask("a fox sim:reset")
-
-
 def test_more_pictures_of_higher_quality_take_longer(sandbox):
     def seconds(**fields: Any) -> float:
         started = time.monotonic()
@@ -211,3 +178,56 @@ def test_more_pictures_of_higher_quality_take_longer(sandbox):
         return time.monotonic() - started
 
     assert 0.1 < seconds() < seconds(n=10, quality="high")
+
+
+def test_a_compatible_server_answers_as_documented(sandbox, documents):
+    (sample,) = documents.examples("openai-compatible")
+
+    answer = compatible(sandbox, sample["body"] | {"model": "gpt-image-2"})
+
+    assert answer.status_code == 200
+    documents.check("openai-compatible.json", "TolerantImagesResponse", answer.json())
+    assert [picture.size for picture in open_pictures(answer)] == [(1792, 1024)] * 2
+    assert {entry["provider"] for entry in sandbox.purchases()} == {"compatible"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"model": "dall-e-3", "size": "1024x1792", "quality": "hd", "style": "natural"},
+        {"model": "dall-e-2", "size": "256x256"},
+        {"model": "gpt-image-2", "quality": "low"},
+        {"model": "dall-e-3", "seed": 7, "negative_prompt": "blur"},
+    ],
+)
+def test_a_compatible_server_still_has_what_openai_retired(sandbox, body):
+    answer = compatible(sandbox, body | {"prompt": "a fox"})
+
+    assert answer.status_code == 200
+    (picture,) = open_pictures(answer)
+    assert f"{picture.width}x{picture.height}" == body.get("size", "1024x1024")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"model": "dall-e-3", "size": "512x512"}, "size"),
+        ({"model": "dall-e-3", "quality": "medium"}, "quality"),
+        ({"model": "dall-e-3", "response_format": "url"}, "response_format"),
+        ({"model": "dall-e-3", "promt": "x"}, "promt"),
+    ],
+)
+def test_a_compatible_server_refuses_what_it_does_not_know(sandbox, documents, body, param):
+    answer = compatible(sandbox, body | {"prompt": "a fox"})
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    documents.check("openai-compatible.json", "Error", answer.json())
+
+
+def compatible(sandbox, body):
+    return sandbox.http.post(
+        f"{sandbox.url}/compatible/v1/images/generations",
+        json=body,
+        headers={"Authorization": "Bearer sk-test"},
+        timeout=20,
+    )

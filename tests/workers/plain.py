@@ -9,26 +9,36 @@ from typing import ClassVar
 from common.catalog import Catalog, Model, Route
 from common.task import ImageRequest
 from tests.workers.pictures import picture
-from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider
+from workers.providers.base import InDoubt, Job, Order, Outcome, Picture, Pictures, Provider
 
-ROUTE = Route("plain", "plain-1")
+ROUTE = Route("plain", "plain-1", price_per_image_usd=0.02)
+SECOND = Route("second", "second-1")
+CAPPED = Route("plain", "capped", cap=2)
 REQUEST = ImageRequest("painter", "a red apple", size="64x48")
+
+
+def model(name: str, *routes: Route) -> Model:
+    return Model(
+        id=name,
+        owned_by="us",
+        mode="task",
+        description="Paints.",
+        sizes=("64x48",),
+        default_size="64x48",
+        max_n=4,
+        max_prompt_characters=100,
+        routes=routes,
+        typical_seconds=1,
+        deadline_seconds=600,
+        created=0,
+        price_per_image_usd=0.05,
+    )
+
+
 CATALOG = Catalog(
     [
-        Model(
-            id="painter",
-            owned_by="us",
-            mode="task",
-            description="Paints.",
-            sizes=("64x48",),
-            default_size="64x48",
-            max_n=4,
-            max_prompt_characters=100,
-            routes=(Route("elsewhere", "e"), ROUTE),
-            typical_seconds=1,
-            deadline_seconds=600,
-            created=0,
-        )
+        model("painter", Route("elsewhere", "e"), ROUTE, SECOND),
+        model("busy painter", CAPPED),
     ]
 )
 
@@ -47,7 +57,12 @@ class Plain(Provider):
         self,
         on_submit: Callable[[int, int], Outcome] = lambda first, count: pictures(count),
         on_poll: Callable[[Job], Outcome] = lambda job: pictures(),
+        on_lookup: Callable[[Order], Job | None] = lambda order: None,
+        in_doubt: InDoubt = "none",
     ) -> None:
+        self.in_doubt = in_doubt  # type: ignore[misc]  # one class for all kinds
+        self._on_lookup = on_lookup
+        self.on_progress: Callable[[Order], int | None] = lambda order: None
         self._on_submit = on_submit
         self._on_poll = on_poll
         self._lock = threading.Lock()
@@ -56,12 +71,19 @@ class Plain(Provider):
         self.polls: list[Job] = []
 
     def submit(self, order: Order, *, timeout: float) -> Outcome:
-        assert order.route is ROUTE
+        assert order.route in (ROUTE, SECOND, CAPPED)
         assert timeout > 0
         with self._lock:
             self.keys.append(order.key)
             self.submits.append((order.first, order.count))
         return self._on_submit(order.first, order.count)
+
+    def lookup(self, order: Order, *, timeout: float) -> Job | None:
+        assert timeout > 0
+        return self._on_lookup(order)
+
+    def progress(self, order: Order, *, timeout: float) -> int | None:
+        return self.on_progress(order)
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
         assert timeout > 0

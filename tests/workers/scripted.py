@@ -15,8 +15,8 @@ from common.store import TaskStore
 from common.task import Claim, Result
 from tests.common.tasks import FAILURE, RESULT
 from workers.celery import app, worker_name
+from workers.courier import Deferred
 from workers.heartbeat import Heartbeat
-from workers.runner import Deferred
 from workers.tasks import register
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from common.settings import ProviderAccess
+from workers.providers.a1111 import Automatic1111
 from workers.providers.base import Provider
 from workers.providers.bfl import BlackForestLabs
+from workers.providers.comfyui import ComfyUI
 from workers.providers.fal import Fal
 from workers.providers.gemini import Gemini
 from workers.providers.http import Http
 from workers.providers.huggingface import HuggingFace
 from workers.providers.ideogram import Ideogram
 from workers.providers.midjourney import Midjourney
-from workers.providers.openai import OpenAI
+from workers.providers.openai import Compatible, OpenAI
 from workers.providers.replicate import Replicate
 from workers.providers.stability import Stability
 from workers.providers.together import Together
@@ -31,6 +33,9 @@ PROVIDERS: dict[str, type[Provider]] = {
     "midjourney": Midjourney,
     "ideogram": Ideogram,
     "gemini": Gemini,
+    "a1111": Automatic1111,
+    "compatible": Compatible,
+    "comfyui": ComfyUI,
 }
 """Every adapter, by the name that routes of the catalog call it."""
 
@@ -40,7 +45,7 @@ def make_providers(
 ) -> dict[str, Provider]:
     """The adapters for `access`, by name. `concurrency`: how many calls each makes at a time.
 
-    Raises ConfigurationError for a key that cannot be sent.
+    Raises ConfigurationError for a key that cannot be sent, and for a file that is of no use.
     """
     return {
         name: PROVIDERS[name](
@@ -50,7 +55,8 @@ def make_providers(
                 auth=PROVIDERS[name].auth,
                 concurrency=concurrency,
                 max_image_bytes=max_image_bytes,
-            )
+            ),
+            provider_access.file,
         )
         for name, provider_access in access.items()
     }

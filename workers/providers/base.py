@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import pybase64
 
 from common.catalog import Route
-from common.errors import ProviderError
+from common.errors import BadAnswer, ContentRefused, JobLost, ProviderError
 from common.task import ImageRequest
 from workers.providers.http import Http
 
@@ -29,6 +29,7 @@ __all__ = [
     "Pictures",
     "Provider",
     "anonymous",
+    "delivered",
     "from_base64",
     "nearest_ratio",
 ]
@@ -55,8 +56,8 @@ class Pictures:
     says why, so that the others of the call are kept.
 
     `usage` is what the provider says of cost: plain JSON data, our names (`cost_usd` in dollars,
-    with `cost_estimated` when it is our sum, `request_id`, and the provider's own token counts
-    under `tokens`).
+    with `cost_estimated` when it is our sum, `request_id`, by which the provider knows the call,
+    and its own token counts under `tokens`).
     """
 
     pictures: tuple[Picture | ProviderError, ...]
@@ -102,12 +103,16 @@ class Provider(ABC):
     pictures_per_call: ClassVar[int] = 1  # how many pictures one call can ask for
     poll_every: ClassVar[float] = 1.0  # seconds between two polls of a job
     longest_submit: ClassVar[float] = 300.0  # seconds after which a submit is given up as unknown
+    progress_every: ClassVar[float | None] = None
+    """Seconds between two looks at how far a submit in flight has come (see `progress`). None: the
+    provider does not tell."""
     in_doubt: ClassVar[InDoubt] = "none"
     """How a call whose answer never came can be cleared up. `none`: not at all; `lookup`: the
     provider can be asked for it (see `lookup`); `key`: it can be sent again under the same
     `Order.key`, and is carried out once."""
 
-    def __init__(self, api: Http) -> None:
+    def __init__(self, api: Http, file: str = "") -> None:
+        """`file`: path of what the operator wrote for this adapter; few have a use for one."""
         self._api = api
 
     @abstractmethod
@@ -135,6 +140,16 @@ class Provider(ABC):
         """
         raise NotImplementedError(f"{self.name} cannot be asked for a call that was not answered")
 
+    def progress(self, order: Order, *, timeout: float) -> int | None:
+        """How far the submit of `order`, which is in flight, has come: 0 to 100, or None when the
+        provider does not tell (yet).
+
+        Asked of providers with a `progress_every`, while another thread waits in `submit`. May be
+        repeated at will; raises a `ProviderError` when the provider could not be asked, which says
+        nothing of the submit.
+        """
+        raise NotImplementedError(f"{self.name} does not tell how far a submit has come")
+
     def cancel(self, job: Job, *, timeout: float) -> bool:
         """Ask the provider to stop a job. True when it says that the work has been stopped.
 
@@ -142,6 +157,37 @@ class Provider(ABC):
         `ProviderError` when the provider could not be asked.
         """
         return False
+
+    def _fetch(
+        self,
+        url: str,
+        *,
+        hosts: Collection[str],
+        deadline: float,
+        revised_prompt: str | None = None,
+        seed: int | None = None,
+    ) -> Picture | ProviderError:
+        """One of the pictures that an answer named the addresses of, or why it cannot be had.
+
+        Raises Unavailable or RateLimited for trouble that a later poll can cure.
+        """
+        try:
+            data = self._api.download(url, hosts=hosts, deadline=deadline)
+        except (BadAnswer, JobLost) as reason:
+            return reason
+        return Picture(data, revised_prompt, seed)
+
+
+def delivered(places: Iterable[Picture | ProviderError], usage: dict[str, Any]) -> Pictures:
+    """A finished call with at least one place, each with its picture or the reason why not.
+
+    Raises one of the reasons when no place has a picture: a refusal, if there is one.
+    """
+    pictures = Pictures(tuple(places), usage)
+    reasons = [place for place in pictures.pictures if isinstance(place, ProviderError)]
+    if len(reasons) == len(pictures.pictures):
+        raise next((reason for reason in reasons if isinstance(reason, ContentRefused)), reasons[0])
+    return pictures
 
 
 def anonymous(user: str) -> str:

@@ -24,6 +24,8 @@ _POLLING_HOSTS = (".bfl.ai",)
 _PICTURE_HOSTS = (".bfl.ai", "bfldeliveryprod.blob.core.windows.net")
 _NOT_FOUND_LIMIT = 5  # polls in a row
 
+_POLICY = "content_policy_violation"
+
 _RETRY_AFTER = 5.0  # seconds, when a 429 names none
 _DOLLARS_PER_CREDIT = 0.01
 
@@ -48,7 +50,7 @@ class BlackForestLabs(Provider):
             raise BadAnswer("bfl answered without the id of a job.")
         url = body.get("polling_url")
         state = {"polling_url": url} if isinstance(url, str) and len(url) <= 2000 else {}
-        return Job(job_id, state, usage=_usage(body))
+        return Job(job_id, state, usage={"request_id": job_id} | _usage(body))
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
         deadline = time.monotonic() + timeout
@@ -67,6 +69,8 @@ class BlackForestLabs(Provider):
             case {"status": "Request Moderated" | "Content Moderated" as state}:
                 what = "prompt" if state == "Request Moderated" else "picture"
                 raise ContentRefused(self._text(f"bfl refused the {what}", _reasons(body)))
+            case {"status": "Error" | "Failed"} if _POLICY in _reasons(body):
+                raise ContentRefused(self._text("bfl refused it", _reasons(body)))
             case {"status": "Error" | "Failed"}:
                 raise JobFailed(self._text("bfl could not carry out the job", _reasons(body)))
             case {"status": "Task not found"}:
@@ -91,7 +95,7 @@ def _body(request: ImageRequest, route: Route, first: int) -> dict[str, Any]:
         # The provider's default is jpeg. What we keep should have lost nothing.
         "output_format": request.output_format or "png",
     }
-    size = route.upstream_size or request.size
+    size = route.upstream_size(request.size)
     width, height = (int(side) for side in size.split("x"))
     if "ultra" in route.model or "kontext" in route.model:
         body["aspect_ratio"] = request.aspect_ratio or nearest_ratio(width, height, _RATIOS)
@@ -117,10 +121,12 @@ def _usage(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reasons(body: dict[str, Any]) -> str:
-    for told in (body.get("details"), body.get("result")):
+    for told in (body.get("details"), body.get("result"), body):
         match told:
-            case {"Moderation Reasons": [*reasons]}:
+            case {"Moderation Reasons": [_, *_] as reasons}:
                 return ", ".join(str(reason) for reason in reasons)
+            case {"error": str(code), "message": str(text)}:
+                return f"{code}: {text}"
             case {"error": str(text)} | {"message": str(text)} | str(text):
                 return text
     return ""

@@ -19,8 +19,17 @@ from common.errors import (
     Refused,
     Unavailable,
 )
-from common.task import ImageRequest
-from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider, from_base64
+from common.task import Billed, ImageRequest
+from workers.providers.base import (
+    Job,
+    Order,
+    Outcome,
+    Picture,
+    Pictures,
+    Provider,
+    delivered,
+    from_base64,
+)
 from workers.providers.transport import Answer
 
 __all__ = ["Fal"]
@@ -31,6 +40,15 @@ _URLS = ("status_url", "response_url", "cancel_url")
 
 # Statuses with which the place of a result may tell how the work ended.
 _VERDICTS = (400, 404, 410, 422, 499, 500, 503, 504)
+
+# Troubles of the work itself, whatever the status that they come with.
+_FAILURES = {
+    "no_media_generated",
+    "generation_timeout",
+    "downstream_service_error",
+    "downstream_service_unavailable",
+    "internal_server_error",
+}
 
 # Dollars per megapixel, of which each picture has a whole number. The answer tells no cost;
 # these are the list prices of 2026-11.
@@ -64,7 +82,8 @@ class Fal(Provider):
         if not isinstance(job_id, str) or not 0 < len(job_id) <= 200:
             raise BadAnswer("fal answered without the id of a request.")
         urls = {name: body[name] for name in _URLS if _is_link(body.get(name))}
-        return Job(job_id, {"model": order.route.model, "count": order.count} | urls)
+        state = {"model": order.route.model, "count": order.count} | urls
+        return Job(job_id, state, usage={"request_id": job_id})
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
         deadline = time.monotonic() + timeout
@@ -110,7 +129,7 @@ class Fal(Provider):
         if answer.status == 202 or "still in progress" in str(body.get("detail")):
             return job
         if not answer.ok:
-            raise self._verdict(answer, {*_types(answer), *_texts(told.get("error_type"))})
+            raise self._verdict(answer, told)
         match body:
             case {"images": [*images]} if images:
                 return self._pictures(job, body, images, deadline)
@@ -121,27 +140,23 @@ class Fal(Provider):
     ) -> Pictures:
         flags = body.get("has_nsfw_concepts")
         blanked = flags if isinstance(flags, list) else []
-        shown = [
-            image
+        seed = body.get("seed") if type(body.get("seed")) is int else None
+        places = (
+            # The address leads to a picture, but not to the one that was made.
+            ContentRefused("fal refused to show what it made: has_nsfw_concepts.")
+            if blanked[index : index + 1] == [True]
+            else self._picture(image, seed, deadline)
             for index, image in enumerate(images)
-            if isinstance(image, dict) and blanked[index : index + 1] != [True]
-        ]
-        if not shown and True in blanked:
-            raise ContentRefused("fal refused to show what it made: has_nsfw_concepts.")
-        seed = body.get("seed")
-        pictures = tuple(
-            Picture(data, seed=seed if type(seed) is int else None)
-            for image in shown
-            if (data := self._data(image.get("url"), deadline))
         )
-        if not pictures:
-            raise BadAnswer("fal answered without a picture that could be read.", billed="yes")
-        return Pictures(pictures, job.usage | _usage(job, images))
+        return delivered(places, job.usage | _usage(job, images))
 
-    def _data(self, url: object, deadline: float) -> bytes | None:
-        if not isinstance(url, str) or url.startswith("data:"):
-            return from_base64(url)
-        return self._api.download(url, hosts=_PICTURE_HOSTS, deadline=deadline)
+    def _picture(self, image: object, seed: int | None, deadline: float) -> Picture | ProviderError:
+        match image:
+            case {"url": str(url)} if url and not url.startswith("data:"):
+                return self._fetch(url, hosts=_PICTURE_HOSTS, deadline=deadline, seed=seed)
+            case {"url": url} if data := from_base64(url):
+                return Picture(data, seed=seed)
+        return BadAnswer("fal answered without a picture that could be read.", billed="yes")
 
     def _error(self, answer: Answer) -> ProviderError:
         if answer.status == 403 and "locked" in str(answer.json().get("detail")).lower():
@@ -150,22 +165,28 @@ class Fal(Provider):
             return self._api.error(answer, ContentRefused)
         return self._api.error(answer)
 
-    def _verdict(self, answer: Answer, types: set[str]) -> ProviderError:
-        """What an answer other than a success, at the place of the result, says of the work."""
+    def _verdict(self, answer: Answer, told: dict[str, Any]) -> ProviderError:
+        """What an answer other than a success, at the place of the result, says of the work.
+
+        `told` is what was said when the request was over.
+        """
+        types = _types(answer) | _texts(told.get("error_type"))
+        reason = next(iter(_texts(told.get("error"))), "")
         if "content_policy_violation" in types:
-            return self._api.error(answer, ContentRefused)
+            return self._api.error(answer, ContentRefused, said=reason)
         if answer.status in (404, 410):
             return JobLost("fal does not know the result any more.")
-        if answer.status in (400, 422) and not types & {"no_media_generated"}:
-            return self._api.error(answer, Refused)
-        if types:
+        if answer.status in (400, 422) and not types & _FAILURES:
+            return self._api.error(answer, Refused, said=reason)
+        if types or reason:
             # Requests that end with such a status are never charged, the provider says.
-            return self._api.error(answer, JobFailed, billed="no" if answer.status >= 499 else None)
+            billed: Billed | None = "no" if answer.status >= 499 else None
+            return self._api.error(answer, JobFailed, billed=billed, said=reason)
         return self._api.error(answer, Unavailable)  # not the model's own words: ask again
 
 
 def _body(request: ImageRequest, route: Route, count: int, first: int) -> dict[str, Any]:
-    size = route.upstream_size or request.size
+    size = route.upstream_size(request.size)
     width, height = (int(side) for side in size.split("x"))
     body: dict[str, Any] = {
         "prompt": request.prompt,

@@ -85,9 +85,12 @@ class Gemini(Provider):
         parts = _parts(body)
         found = (from_base64(_inline(part)) for part in parts)
         pictures = tuple(Picture(data) for data in found if data)
+        usage = _usage(body, order.route)
         if not pictures:
-            raise self._without_picture(body, parts)
-        return Pictures(pictures, _usage(body, order.route))
+            error = self._without_picture(body, parts)
+            error.request_id = usage.get("request_id")
+            raise error
+        return Pictures(pictures, usage)
 
     def _error(self, answer: Answer) -> ProviderError:
         error = answer.json().get("error")
@@ -116,24 +119,23 @@ class Gemini(Provider):
         blocked = feedback.get("blockReason") if isinstance(feedback, dict) else None
         if isinstance(blocked, str) and blocked:
             return ContentRefused(self._api.scrub(f"gemini refused the prompt: {blocked}"))
-        ends = [candidate.get("finishReason") for candidate in _candidates(body)]
-        reasons = [end for end in ends if isinstance(end, str)]
-        for reason in reasons:
+        ends = [end for candidate in _candidates(body) if (end := _end(candidate))]
+        for reason, words in ends:
             if reason in _REFUSALS:
-                return ContentRefused(self._api.scrub(f"gemini refused the picture: {reason}"))
+                return ContentRefused(self._api.scrub(f"gemini refused the picture: {words}"))
         if any("inlineData" in part for part in parts):
             return BadAnswer("gemini answered with a picture that cannot be read.", billed="yes")
         said = " ".join(part["text"] for part in parts if isinstance(part.get("text"), str)).strip()
         if said:
             return JobFailed(self._api.scrub(f"gemini made no picture, but said: {said}"))
-        for reason in reasons:
+        for reason, words in ends:
             if reason != "STOP":
-                return JobFailed(self._api.scrub(f"gemini made no picture: {reason}"))
+                return JobFailed(self._api.scrub(f"gemini made no picture: {words}"))
         return BadAnswer("gemini answered without a picture.")
 
 
 def _body(request: ImageRequest, route: Route) -> dict[str, Any]:
-    size = route.upstream_size or request.size
+    size = route.upstream_size(request.size)
     width, height = (int(side) for side in size.split("x"))
     image = {"aspectRatio": nearest_ratio(width, height, _RATIOS)}
     if not route.model.startswith(_ONE_SIZE):
@@ -148,6 +150,16 @@ def _body(request: ImageRequest, route: Route) -> dict[str, Any]:
 def _candidates(body: dict[str, Any]) -> list[dict[str, Any]]:
     told = body.get("candidates")
     return [item for item in told if isinstance(item, dict)] if isinstance(told, list) else []
+
+
+def _end(candidate: dict[str, Any]) -> tuple[str, str] | None:
+    """Why a candidate ended: the reason by its name, and with what is said of it beside."""
+    match candidate:
+        case {"finishReason": str(reason), "finishMessage": str(text)} if text:
+            return reason, f"{reason}: {text}"
+        case {"finishReason": str(reason)}:
+            return reason, reason
+    return None
 
 
 def _parts(body: dict[str, Any]) -> list[dict[str, Any]]:

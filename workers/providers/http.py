@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import orjson
+import pybase64
 import requests
 import requests.utils
 from urllib3 import encode_multipart_formdata
@@ -48,6 +49,7 @@ DOWNLOAD_SECONDS = 120.0
 RETRY_AFTER_LIMIT = 3600.0
 REDIRECT_LIMIT = 3
 MESSAGE_LIMIT = 300  # characters
+MESSAGE_TAIL = 120  # of which so many are from the end, where the reason of a refusal often is
 JSON_BYTES = 1_000_000  # an answer without its pictures
 
 _STATUS_ERRORS: dict[int, type[ProviderError]] = {
@@ -89,7 +91,8 @@ class Http:
         concurrency: int,
         max_image_bytes: int,
     ) -> None:
-        """`auth`: the header that carries the key, and what precedes the key in it.
+        """`auth`: the header that carries the key, and what precedes the key in it. After `Basic `
+        the key, `user:password`, is sent as RFC 7617 wants it: in base64.
 
         Raises ConfigurationError for a key that cannot be part of a header.
         """
@@ -105,7 +108,8 @@ class Http:
         self._base = access.base_url
         self._origin = origin(access.base_url)
         self._key = key
-        self._auth = {auth[0]: auth[1] + key} if key else {}
+        self._sent_key = pybase64.b64encode(key.encode()).decode() if auth[1] == "Basic " else key
+        self._auth = {auth[0]: auth[1] + self._sent_key} if key else {}
         self._max_image_bytes = max_image_bytes
         self._is_local = access.sandbox or is_loopback(self.host)
         self._own = Transport(concurrency, guarded=False)
@@ -158,19 +162,20 @@ class Http:
         hosts: Collection[str] = (),
         deadline: float,
         pictures: int = 0,
+        room: int = JSON_BYTES,
         verdicts: Collection[int] = (404, 410),
     ) -> Answer:
         """Ask for JSON, with the key. `url` is a path below the base URL or came from an answer.
 
-        `pictures`: how many the answer may hold in base64. Returns an answer that is a success or
-        has one of the statuses `verdicts`, which tell how the work ended; as a rule only that
-        there is no such thing.
+        `pictures`: how many the answer may hold in base64, beside `room` bytes of other things.
+        Returns an answer that is a success or has one of the statuses `verdicts`, which tell how
+        the work ended; as a rule only that there is no such thing.
         Everything else can be cured by a later look, as far as anybody knows, and must not end
         work that is paid for: raises RateLimited or Unavailable. Raises BadAnswer for a URL that
         `admits` does not take.
         """
         deadline = min(deadline, time.monotonic() + GET_SECONDS)
-        answer = self._ask("GET", url, hosts, deadline, self._limit(pictures))
+        answer = self._ask("GET", url, hosts, deadline, self._limit(pictures, room))
         if answer.ok or answer.status in verdicts:
             return answer
         raise self.error(answer, RateLimited if answer.status == 429 else Unavailable)
@@ -227,14 +232,16 @@ class Http:
         answer: Answer,
         kind: type[ProviderError] | None = None,
         *,
+        said: str = "",
         billed: Billed | None = None,
         retry_after: float | None = None,
     ) -> ProviderError:
         """What the answer to a call comes to: by its status, unless `kind` knows better.
 
-        `retry_after` is for an answer that names no wait itself.
+        `said` is for a provider whose words stand where they are not looked for, `retry_after` for
+        an answer that names no wait itself.
         """
-        said = _said(answer)
+        said = said or _said(answer)
         text = f"{self._provider} answered {answer.status}" + (f": {said}" if said else ".")
         if kind is None:
             kind = _STATUS_ERRORS.get(answer.status)
@@ -245,16 +252,21 @@ class Http:
             kind = Refused if 400 <= answer.status < 500 else OutcomeUnknown
         wait = _retry_after(answer.headers)
         return kind(
-            self.scrub(text), billed=billed, retry_after=retry_after if wait is None else wait
+            self.scrub(text),
+            billed=billed,
+            retry_after=retry_after if wait is None else wait,
+            request_id=answer.header("x-request-id") or answer.header("x-fal-request-id"),
         )
 
     def scrub(self, text: str) -> str:
         """A provider's words, made fit to be shown: no secrets, no links, one line, not long."""
         if self._key and not self.sandbox:
-            text = text.replace(self._key, "[hidden]")
+            text = text.replace(self._key, "[hidden]").replace(self._sent_key, "[hidden]")
         text = _LINKS.sub("[link]", _SECRETS.sub("[hidden]", text))
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
+        if len(text) <= MESSAGE_LIMIT:
+            return text
+        return f"{text[: MESSAGE_LIMIT - MESSAGE_TAIL - 3]} … {text[-MESSAGE_TAIL:]}"
 
     @property
     def _headers(self) -> dict[str, str]:
@@ -278,9 +290,9 @@ class Http:
             )
         raise self.error(answer, RateLimited if answer.status == 429 else Unavailable)
 
-    def _limit(self, pictures: int) -> int:
+    def _limit(self, pictures: int, room: int = JSON_BYTES) -> int:
         """Bytes of an answer with so many pictures, which base64 makes longer by a third."""
-        return JSON_BYTES + pictures * (self._max_image_bytes * 4 // 3)
+        return room + pictures * (self._max_image_bytes * 4 // 3)
 
     def _ask(
         self, method: str, url: str, hosts: Collection[str], deadline: float, limit: int

@@ -57,7 +57,7 @@ class HuggingFace(Provider):
 
 
 def _parameters(request: ImageRequest, route: Route, first: int) -> dict[str, Any]:
-    size = route.upstream_size or request.size
+    size = route.upstream_size(request.size)
     width, height = (int(side) for side in size.split("x"))
     parameters: dict[str, Any] = {"width": width, "height": height}
     if "schnell" in route.model:

@@ -8,8 +8,8 @@ from typing import Any
 
 from common.catalog import Route
 from common.errors import BadAnswer, ContentRefused, ProviderError
-from common.task import ImageRequest
-from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider
+from common.task import Billed, ImageRequest
+from workers.providers.base import Job, Order, Outcome, Picture, Provider, delivered
 from workers.providers.transport import Answer
 
 __all__ = ["Ideogram"]
@@ -39,7 +39,7 @@ class Ideogram(Provider):
     """`POST {base}/v1/{model}/generate`, one call for up to eight pictures.
 
     What the addresses hold is fetched by `poll`, so that a failed download never leads to buying
-    again. A picture that the provider keeps back as unsafe is missing from the result.
+    again. A job remembers which pictures the provider kept back as unsafe.
     """
 
     name = "ideogram"
@@ -58,15 +58,16 @@ class Ideogram(Provider):
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
         deadline = time.monotonic() + timeout
-        pictures = tuple(
-            Picture(
-                self._api.download(entry["url"], hosts=_PICTURE_HOSTS, deadline=deadline),
-                revised_prompt=entry.get("revised_prompt"),
-                seed=entry.get("seed"),
-            )
-            for entry in job.state["pictures"]
-        )
-        return Pictures(pictures, job.usage)
+        places = (self._picture(entry, deadline) for entry in job.state["pictures"])
+        return delivered(places, job.usage)
+
+    def _picture(self, entry: dict[str, Any], deadline: float) -> Picture | ProviderError:
+        match entry:
+            case {"url": str(url), **about}:
+                return self._fetch(url, hosts=_PICTURE_HOSTS, deadline=deadline, **about)
+            case {"is_image_safe": False}:
+                return _unsafe()
+        return _without_address()
 
     def _error(self, answer: Answer) -> ProviderError:
         # The only error with a published body; other statuses explain themselves.
@@ -77,23 +78,21 @@ class Ideogram(Provider):
 
     def _outcome(self, answer: Answer, *, speed: str) -> Outcome:
         told = answer.json().get("data")
-        items = [item for item in told if isinstance(item, dict)] if isinstance(told, list) else []
-        links = [entry for item in items if (entry := self._link(item))]
-        if links:
-            return Job("pictures", {"pictures": links}, usage=_usage(speed, len(items)))
-        if any(item.get("is_image_safe") is False for item in items):
-            raise ContentRefused("ideogram refused the picture after making it.")
-        raise BadAnswer(
-            "ideogram answered without the address of a picture.",
-            billed="yes" if items else "unknown",
-        )
+        items = told if isinstance(told, list) else []
+        entries = [self._entry(item if isinstance(item, dict) else {}) for item in items]
+        if any("url" in entry for entry in entries):
+            return Job("pictures", {"pictures": entries}, usage=_usage(speed, len(items)))
+        if {"is_image_safe": False} in entries:
+            raise _unsafe()
+        raise _without_address(billed="yes" if items else "unknown")
 
-    def _link(self, item: dict[str, Any]) -> dict[str, Any] | None:
+    def _entry(self, item: dict[str, Any]) -> dict[str, Any]:
+        """What a job has to remember of a picture."""
+        if item.get("is_image_safe") is False:
+            return {"is_image_safe": False}
         url = item.get("url")
-        if item.get("is_image_safe") is False or not isinstance(url, str) or not url:
-            return None
-        if len(url) > 8000:
-            return None
+        if not isinstance(url, str) or not 0 < len(url) <= 8000:
+            return {}
         link: dict[str, Any] = {"url": self._api.absolute(url)}
         prompt, seed = item.get("prompt"), item.get("seed")
         if isinstance(prompt, str) and prompt:
@@ -103,10 +102,18 @@ class Ideogram(Provider):
         return link
 
 
+def _unsafe() -> ContentRefused:
+    return ContentRefused("ideogram refused the picture after making it: is_image_safe is false.")
+
+
+def _without_address(billed: Billed = "yes") -> BadAnswer:
+    return BadAnswer("ideogram answered without the address of a picture.", billed=billed)
+
+
 def _body(request: ImageRequest, route: Route, count: int, first: int) -> dict[str, Any]:
     body: dict[str, Any] = {
         "prompt": request.prompt,
-        "resolution": _resolution(route.upstream_size or request.size),
+        "resolution": _resolution(route.upstream_size(request.size)),
         "rendering_speed": route.quality.get(request.quality or "standard", "DEFAULT"),
         "num_images": count,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -21,7 +22,7 @@ from common.errors import (
     Unavailable,
 )
 from common.task import ImageRequest
-from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider
+from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider, delivered
 from workers.providers.transport import Answer
 
 __all__ = ["Midjourney"]
@@ -29,6 +30,11 @@ __all__ = ["Midjourney"]
 _DISCORD = ("cdn.discordapp.com", "media.discordapp.net")
 _KEY_LENGTH = 255  # of `state`, which the proxy keeps and shows with the task
 _NOT_FOUND_LIMIT = 5  # polls in a row
+
+# novicezk's line lists all the tasks it has, of up to thirty days; trueai-org's the newest hundred.
+_LIST_BYTES = 32_000_000
+_LIST_CUT = 100  # tasks
+_LIST_REACH = 3_600_000  # milliseconds; a task of ours is over long before
 
 # Answers to a submit: a number in a body whose HTTP status is 200 nearly always.
 _ACCEPTED = (1, 21, 22)
@@ -51,17 +57,18 @@ class Midjourney(Provider):
     auth = ("mj-api-secret", "")
     pictures_per_call = 4
     poll_every = 3.0
+    in_doubt = "lookup"
 
     def submit(self, order: Order, *, timeout: float) -> Outcome:
         body = {"prompt": _prompt(order.request, order.route, order.first)}
         if order.key:
-            body["state"] = order.key[:_KEY_LENGTH]
+            body["state"] = _state(order)
         answer = self._api.post("/mj/submit/imagine", body, deadline=time.monotonic() + timeout)
         match answer.json():
-            case {"code": code, "result": str() | int() as result} if (
-                answer.ok and code in _ACCEPTED and 0 < len(str(result)) <= 200
+            case {"code": code, "result": result} if (
+                answer.ok and code in _ACCEPTED and (job := _job(result, order))
             ):
-                return Job(str(result), {"count": order.count})
+                return job
         raise self._refusal(answer)
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
@@ -69,7 +76,7 @@ class Midjourney(Provider):
         answer = self._api.get(f"{_task(job)}/fetch", deadline=deadline)
         match answer.json() if answer.ok else {}:
             case {"status": "SUCCESS", **task}:
-                return Pictures(self._pictures(job, task, deadline), job.usage)
+                return self._pictures(job, task, deadline)
             case {"status": "FAILURE", **task}:
                 raise self._failure(task)
             case {"status": "CANCEL"}:
@@ -97,7 +104,30 @@ class Midjourney(Provider):
             raise self._api.error(answer)
         return True
 
-    def _pictures(self, job: Job, task: dict[str, Any], deadline: float) -> tuple[Picture, ...]:
+    def lookup(self, order: Order, *, timeout: float) -> Job | None:
+        """Finds the order's key among the tasks that the proxy lists, finished ones too.
+
+        Raises Unavailable also when the list may have been cut before it came to the call.
+        """
+        if not order.key:
+            raise Unavailable("midjourney cannot be asked for a call without a name.")
+        deadline = time.monotonic() + timeout
+        answer = self._api.get("/mj/task/list", deadline=deadline, room=_LIST_BYTES, verdicts=())
+        told = answer.array()
+        if told is None:
+            raise Unavailable("midjourney answered without a list of its tasks.")
+        tasks = [task for task in told if isinstance(task, dict)]
+        ours = [task for task in tasks if task.get("state") == _state(order)]
+        # If there are several, the earlier ones failed for nothing, and the call was made again.
+        for task in sorted(ours, key=_submitted, reverse=True):
+            if job := _job(task.get("id"), order):
+                return job
+        times = [at for task in tasks if (at := _submitted(task))] or [0]
+        if len(told) == _LIST_CUT and max(times) - min(times) < _LIST_REACH:
+            raise Unavailable("midjourney has too many new tasks to tell of this one.")
+        return None
+
+    def _pictures(self, job: Job, task: dict[str, Any], deadline: float) -> Pictures:
         count = job.state.get("count", 1)
         seed = _seed(task.get("seed"))
         match task.get("imageUrls"):
@@ -106,17 +136,21 @@ class Midjourney(Provider):
             case _:
                 urls = []
         if len(urls) >= count:
-            return tuple(Picture(self._download(url, deadline), seed=seed) for url in urls[:count])
-        grid = self._download(task.get("imageUrl"), deadline)
-        return tuple(Picture(grid, seed=seed, quarter=number) for number in range(count))
+            singles = (self._picture(url, seed, deadline) for url in urls[:count])
+            return delivered(singles, job.usage)
+        grid = self._picture(task.get("imageUrl"), seed, deadline)
+        if isinstance(grid, ProviderError):
+            raise grid
+        quarters = tuple(replace(grid, quarter=number) for number in range(count))
+        return Pictures(quarters, job.usage)
 
-    def _download(self, url: object, deadline: float) -> bytes:
+    def _picture(self, url: object, seed: int | None, deadline: float) -> Picture | ProviderError:
         if not isinstance(url, str) or not url:
             text = "midjourney calls the job a success, but names no picture."
-            raise BadAnswer(text, billed="yes")
+            return BadAnswer(text, billed="yes")
         # Some proxies keep the pictures themselves, and may give the path alone.
         hosts = (*_DISCORD, self._api.host)
-        return self._api.download(self._api.absolute(url), hosts=hosts, deadline=deadline)
+        return self._fetch(self._api.absolute(url), hosts=hosts, deadline=deadline, seed=seed)
 
     def _refusal(self, answer: Answer) -> ProviderError:
         body = answer.json()
@@ -174,6 +208,25 @@ def _prompt(request: ImageRequest, route: Route, first: int) -> str:
                 "size, seed and negative_prompt are fields of the request."
             )
     return " ".join(parts)
+
+
+def _state(order: Order) -> str:
+    """By what the proxy knows the call."""
+    return order.key[:_KEY_LENGTH]
+
+
+def _job(task_id: object, order: Order) -> Job | None:
+    """What the proxy is asked about; None for an id that cannot be one."""
+    if not isinstance(task_id, str | int) or not 0 < len(str(task_id)) <= 200:
+        return None
+    name = str(task_id)
+    return Job(name, {"count": order.count}, usage={"request_id": name})
+
+
+def _submitted(task: dict[str, Any]) -> int:
+    """When a task was submitted, in Unix milliseconds; 0 when that is not told."""
+    told = task.get("submitTime")
+    return told if type(told) is int else 0
 
 
 def _task(job: Job) -> str:

@@ -16,20 +16,20 @@ from common.errors import (
     RateLimited,
     Unavailable,
 )
-from common.task import ImageRequest
+from common.task import Billed
 from workers.providers.base import (
     Job,
     Order,
     Outcome,
     Picture,
-    Pictures,
     Provider,
     anonymous,
+    delivered,
     from_base64,
 )
 from workers.providers.transport import Answer
 
-__all__ = ["OpenAI"]
+__all__ = ["Compatible", "OpenAI"]
 
 # The codes of `error` that say more than the status, and the statuses they are believed with.
 _CODES: dict[str, type[ProviderError]] = {
@@ -54,6 +54,7 @@ _CODES: dict[str, type[ProviderError]] = {
 _PRICES = {
     "gpt-image-2-": (5.0, 8.0, 30.0),
     "gpt-image-2.5-": (5.0, 8.0, 30.0),
+    "gpt-image-2.6-": (5.0, 8.0, 30.0),
 }
 
 # Other servers hand out addresses on picture hosts of their own choosing.
@@ -74,7 +75,7 @@ class OpenAI(Provider):
     def submit(self, order: Order, *, timeout: float) -> Outcome:
         answer = self._api.post(
             "/images/generations",
-            self._body(order.request, order.route, order.count),
+            self._body(order),
             deadline=time.monotonic() + timeout,
             pictures=order.count,
         )
@@ -84,14 +85,13 @@ class OpenAI(Provider):
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
         deadline = time.monotonic() + timeout
-        pictures = tuple(
-            Picture(
-                self._api.download(entry["url"], hosts=_PICTURE_HOSTS, deadline=deadline),
-                revised_prompt=entry.get("revised_prompt"),
-            )
+        places = (
+            self._fetch(hosts=_PICTURE_HOSTS, deadline=deadline, **entry)
+            if entry
+            else self._unreadable()
             for entry in job.state["pictures"]
         )
-        return Pictures(pictures, job.usage)
+        return delivered(places, job.usage)
 
     @property
     def _is_openai(self) -> bool:
@@ -99,12 +99,21 @@ class OpenAI(Provider):
         host = self._api.host
         return self._api.sandbox or host == "api.openai.com" or host.endswith(".api.openai.com")
 
-    def _body(self, request: ImageRequest, route: Route, count: int) -> dict[str, Any]:
+    def _body(self, order: Order) -> dict[str, Any]:
+        drops = order.route.drops
+        return {
+            name: value
+            for name, value in self._fields(order).items()
+            if value is not None and name not in drops
+        }
+
+    def _fields(self, order: Order) -> dict[str, Any]:
+        request, route = order.request, order.route
         fields = {
             "model": route.model,
             "prompt": request.prompt,
-            "n": count,
-            "size": route.upstream_size or request.size,
+            "n": order.count,
+            "size": route.upstream_size(request.size),
             "quality": route.quality.get(request.quality or "standard", request.quality),
             "background": request.background,
             "output_format": request.output_format,
@@ -117,44 +126,45 @@ class OpenAI(Provider):
             # The default is `url` in some servers and refused by others; GPT image models, also
             # behind a reseller, refuse the parameter.
             fields["response_format"] = "b64_json"
-        return {
-            name: value
-            for name, value in fields.items()
-            if value is not None and name not in route.drops
-        }
+        return fields
 
     def _error(self, answer: Answer) -> ProviderError:
-        error = answer.json().get("error")
-        told = error if isinstance(error, dict) else {}
+        body = answer.json()
+        error = body.get("error")
+        told = error if isinstance(error, dict) else body
         words = [word for word in (told.get("code"), told.get("type")) if isinstance(word, str)]
         if answer.status == 503 and "server_is_overloaded" in words:
             return self._api.error(answer, Unavailable)
-        if answer.status < 500:
-            for word in words:
-                if word in _CODES:
-                    return self._api.error(answer, _CODES[word])
-        return self._api.error(answer)
+        kinds = [_CODES[word] for word in words if word in _CODES] if answer.status < 500 else []
+        kind = kinds[0] if kinds else None
+        if answer.status == 429 and answer.header("x-should-retry") == "false":
+            # Its own clients then give up at once: more is spent than a wait can mend.
+            kind = OutOfCredit
+        return self._api.error(answer, kind)
 
     def _outcome(self, answer: Answer, route: Route) -> Outcome:
         body = answer.json()
         data = body.get("data")
-        items = [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
+        told = data if isinstance(data, list) else []
+        items = [item if isinstance(item, dict) else {} for item in told]
         usage = self._usage(answer, body, route)
-        pictures = tuple(picture for item in items if (picture := _picture(item)))
-        if pictures:
-            return Pictures(pictures, usage)
-        links = [entry for item in items if (entry := self._link(item))]
-        if links:
+        pictures = [_picture(item) for item in items]
+        if any(pictures):
+            return delivered((picture or self._unreadable() for picture in pictures), usage)
+        links = [self._link(item) for item in items]
+        if any(links):
             return Job(usage.get("request_id", "pictures"), {"pictures": links}, usage=usage)
-        raise BadAnswer(
-            "openai answered without a picture that could be read.",
-            billed="yes" if items or "tokens" in usage else "unknown",
-        )
+        raise self._unreadable(billed="yes" if items or "tokens" in usage else "unknown")
 
-    def _link(self, item: dict[str, Any]) -> dict[str, str] | None:
+    def _unreadable(self, billed: Billed = "yes") -> BadAnswer:
+        text = f"{self.name} answered without a picture that could be read."
+        return BadAnswer(text, billed=billed)
+
+    def _link(self, item: dict[str, Any]) -> dict[str, str]:
+        """Where a picture is, and what is said of it; empty when that is not told."""
         url = item.get("url")
-        if not isinstance(url, str) or not url or len(url) > 8000:
-            return None
+        if not isinstance(url, str) or not 0 < len(url) <= 8000:
+            return {}
         link = {"url": self._api.absolute(url)}
         prompt = _revised_prompt(item)
         return link | {"revised_prompt": prompt} if prompt else link
@@ -185,6 +195,27 @@ class OpenAI(Provider):
             )
             usage |= {"cost_usd": round(millionths / 1_000_000, 6), "cost_estimated": True}
         return usage
+
+
+class Compatible(OpenAI):
+    """A server of somebody's own that speaks the same, or an aggregator in front of others.
+
+    It serves models that OpenAI does not have, or not any more, and some of them take more.
+    """
+
+    name = "compatible"
+
+    @property
+    def _is_openai(self) -> bool:
+        return False
+
+    def _fields(self, order: Order) -> dict[str, Any]:
+        request = order.request
+        return super()._fields(order) | {
+            "style": request.style,
+            "seed": None if request.seed is None else request.seed + order.first,
+            "negative_prompt": request.negative_prompt,
+        }
 
 
 def _picture(item: dict[str, Any]) -> Picture | None:

@@ -10,7 +10,15 @@ from urllib.parse import quote
 
 from common.errors import BadAnswer, ContentRefused, JobFailed, JobLost, ProviderError
 from common.task import ImageRequest
-from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider, nearest_ratio
+from workers.providers.base import (
+    Job,
+    Order,
+    Outcome,
+    Picture,
+    Provider,
+    delivered,
+    nearest_ratio,
+)
 from workers.providers.transport import Answer
 
 __all__ = ["Replicate"]
@@ -59,7 +67,7 @@ class Replicate(Provider):
         if not isinstance(job_id, str) or not 0 < len(job_id) <= 200:
             raise BadAnswer("replicate answered without the id of a prediction.")
         # Even when it has succeeded already: a failed download must not lead to buying again.
-        return Job(job_id)
+        return Job(job_id, usage={"request_id": job_id})
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
         deadline = time.monotonic() + timeout
@@ -70,14 +78,13 @@ class Replicate(Provider):
         if failure := self._failure(body):
             raise failure
         match body:
-            case {"status": "succeeded", "output": [str(), *_] as links}:
-                pictures = tuple(self._picture(link, body, deadline) for link in links)
-                return Pictures(pictures, job.usage | _usage(body, len(pictures)))
+            case {"status": "succeeded", "output": [_, *_] as links}:
+                places = (self._picture(link, body, deadline) for link in links)
+                return delivered(places, job.usage | _usage(body, len(links)))
             case {"status": "succeeded", "data_removed": True}:
                 raise JobLost("replicate has deleted the pictures already.")
             case {"status": "succeeded"}:
-                text = "replicate calls the prediction a success, but names no picture."
-                raise BadAnswer(text, billed="yes")
+                raise _nameless()
         return job  # `starting`, `processing`, and any state nobody has told us of
 
     def cancel(self, job: Job, *, timeout: float) -> bool:
@@ -89,9 +96,12 @@ class Replicate(Provider):
             raise self._api.error(answer)
         return answer.json().get("status") in ("canceled", "aborted")
 
-    def _picture(self, link: object, body: dict[str, Any], deadline: float) -> Picture:
-        data = self._api.download(str(link), hosts=_PICTURE_HOSTS, deadline=deadline)
-        return Picture(data, seed=_seed(body))
+    def _picture(
+        self, link: object, body: dict[str, Any], deadline: float
+    ) -> Picture | ProviderError:
+        if not isinstance(link, str):
+            return _nameless()
+        return self._fetch(link, hosts=_PICTURE_HOSTS, deadline=deadline, seed=_seed(body))
 
     def _failure(self, body: dict[str, Any]) -> ProviderError | None:
         """Why there will be no picture; None while there may be one."""
@@ -125,6 +135,11 @@ def _input(request: ImageRequest, count: int, first: int) -> dict[str, Any]:
         # The quick way does not make the same picture of the same seed.
         fields |= {"seed": request.seed + first, "go_fast": False}
     return fields
+
+
+def _nameless() -> BadAnswer:
+    text = "replicate calls the prediction a success, but names no picture."
+    return BadAnswer(text, billed="yes")
 
 
 def _prediction(job: Job) -> str:

@@ -64,7 +64,10 @@ class Stability(Provider):
             raise self._error(answer)
         data, finish_reason, seed = _read(answer)
         if finish_reason == "CONTENT_FILTERED":
-            raise ContentRefused("stability refused the picture after making it.")
+            raise ContentRefused(
+                "stability refused the picture after making it: CONTENT_FILTERED.",
+                request_id=answer.header("x-request-id"),
+            )
         if data is None:
             raise BadAnswer("stability answered without a picture that could be read.")
         return Pictures((Picture(data, seed=seed),), _usage(answer, order.route))
@@ -82,7 +85,7 @@ class Stability(Provider):
 
 
 def _fields(request: ImageRequest, route: Route, first: int) -> dict[str, Any]:
-    size = route.upstream_size or request.size
+    size = route.upstream_size(request.size)
     width, height = (int(side) for side in size.split("x"))
     fields: dict[str, Any] = {
         "model": route.model,
@@ -115,7 +118,8 @@ def _usage(answer: Answer, route: Route) -> dict[str, Any]:
     usage: dict[str, Any] = {}
     if request_id := answer.header("x-request-id"):
         usage["request_id"] = request_id
-    if credits_used := _CREDITS.get(route.model):
+    # The older names are served by the models that followed them.
+    if credits_used := _CREDITS.get(route.model.replace("sd3-", "sd3.5-")):
         dollars = round(credits_used * _DOLLARS_PER_CREDIT, 6)
         usage |= {"cost_usd": dollars, "cost_estimated": True}
     return usage

@@ -7,14 +7,19 @@ from typing import Any
 
 from common.catalog import Route
 from common.errors import BadAnswer, ContentRefused, ProviderError
-from common.task import ImageRequest
-from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider, from_base64
+from common.task import Billed, ImageRequest
+from workers.providers.base import Job, Order, Outcome, Picture, Provider, delivered, from_base64
 from workers.providers.transport import Answer
 
 __all__ = ["Together"]
 
 _FORMATS = ("png", "jpeg")
 _SCHNELL_STEPS = 4  # what the model is made for; the provider's default is 20, and dearer
+
+# Dollars per million pixels at the usual number of steps. The answer tells no cost; these are the
+# list prices of 2026-11.
+_PRICES = {"black-forest-labs/FLUX.1-schnell": 0.003}
+
 _PICTURE_HOSTS = (".together.ai", ".together.xyz")
 
 
@@ -30,34 +35,35 @@ class Together(Provider):
     pictures_per_call = 4
 
     def submit(self, order: Order, *, timeout: float) -> Outcome:
+        body = _body(order.request, order.route, order.count, order.first)
         answer = self._api.post(
             "/images/generations",
-            _body(order.request, order.route, order.count, order.first),
+            body,
             deadline=time.monotonic() + timeout,
             pictures=order.count,
         )
         if not answer.ok:
             raise self._error(answer)
-        return _outcome(answer)
+        return _outcome(answer, asked=body)
 
     def poll(self, job: Job, *, timeout: float) -> Outcome:
         deadline = time.monotonic() + timeout
-        pictures = tuple(
-            Picture(self._api.download(url, hosts=_PICTURE_HOSTS, deadline=deadline))
+        places = (
+            self._fetch(url, hosts=_PICTURE_HOSTS, deadline=deadline) if url else _unreadable()
             for url in job.state["urls"]
         )
-        return Pictures(pictures, job.usage)
+        return delivered(places, job.usage)
 
     def _error(self, answer: Answer) -> ProviderError:
-        # No code tells a refusal from a wrong field, only the text.
-        match answer.status, answer.json():
-            case 400 | 422, {"error": {"message": str(text)}} if "nsfw" in text.lower():
-                return self._api.error(answer, ContentRefused)
-        return self._api.error(answer)
+        error = self._api.error(answer)
+        # No code tells a refusal from a wrong field, only the text, in a form nobody promises.
+        if answer.status in (400, 422) and "nsfw" in error.message.lower():
+            return self._api.error(answer, ContentRefused)
+        return error
 
 
 def _body(request: ImageRequest, route: Route, count: int, first: int) -> dict[str, Any]:
-    size = route.upstream_size or request.size
+    size = route.upstream_size(request.size)
     width, height = (int(side) for side in size.split("x"))
     body: dict[str, Any] = {
         "model": route.model,
@@ -78,23 +84,38 @@ def _body(request: ImageRequest, route: Route, count: int, first: int) -> dict[s
     return body
 
 
-def _outcome(answer: Answer) -> Outcome:
+def _outcome(answer: Answer, *, asked: dict[str, Any]) -> Outcome:
     body = answer.json()
     told = body.get("data")
-    items = [item for item in told if isinstance(item, dict)] if isinstance(told, list) else []
-    name = body.get("id")
-    usage = {"request_id": name} if isinstance(name, str) and 0 < len(name) <= 200 else {}
-    pictures = tuple(Picture(d) for item in items if (d := from_base64(item.get("b64_json"))))
-    if pictures:
-        return Pictures(pictures, usage)
-    links = [item["url"] for item in items if _is_link(item.get("url"))]
-    if links:
+    items = told if isinstance(told, list) else []
+    usage = _usage(body.get("id"), asked, len(items))
+    data = [from_base64(_field(item, "b64_json")) for item in items]
+    if any(data):
+        return delivered((Picture(each) if each else _unreadable() for each in data), usage)
+    links = [_link(_field(item, "url")) for item in items]
+    if any(links):
         return Job(usage.get("request_id", "pictures"), {"urls": links}, usage=usage)
-    raise BadAnswer(
-        "together answered without a picture that could be read.",
-        billed="yes" if items else "unknown",
-    )
+    raise _unreadable(billed="yes" if items else "unknown")
 
 
-def _is_link(url: object) -> bool:
-    return isinstance(url, str) and 0 < len(url) <= 8000
+def _usage(name: object, asked: dict[str, Any], count: int) -> dict[str, Any]:
+    usage: dict[str, Any] = {}
+    if isinstance(name, str) and 0 < len(name) <= 200:
+        usage["request_id"] = name
+    if price := _PRICES.get(asked["model"]):
+        dollars = price * count * asked["width"] * asked["height"] / 1_000_000
+        usage |= {"cost_usd": round(dollars, 6), "cost_estimated": True}
+    return usage
+
+
+def _field(item: object, name: str) -> object:
+    return item.get(name) if isinstance(item, dict) else None
+
+
+def _link(url: object) -> str:
+    """The address, or nothing in its place."""
+    return url if isinstance(url, str) and len(url) <= 8000 else ""
+
+
+def _unreadable(billed: Billed = "yes") -> BadAnswer:
+    return BadAnswer("together answered without a picture that could be read.", billed=billed)

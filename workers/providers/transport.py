@@ -53,16 +53,24 @@ class Answer:
 
     def json(self) -> dict[str, Any]:
         """The body as a JSON object, empty when it is anything else."""
-        try:
-            value = orjson.loads(self.body)
-        except ValueError:
-            return {}
+        value = self._value()
         return value if isinstance(value, dict) else {}
+
+    def array(self) -> list[Any] | None:
+        """The body as a JSON array, None when it is anything else."""
+        value = self._value()
+        return value if isinstance(value, list) else None
 
     def header(self, name: str) -> str | None:
         """A header that is going to be kept: printable and of bearable length, or None."""
         value = self.headers.get(name)
         return value if value and len(value) <= 200 and value.isprintable() else None
+
+    def _value(self) -> Any:
+        try:
+            return orjson.loads(self.body)
+        except ValueError:
+            return None
 
 
 class Trouble(Exception):

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from flask import Blueprint
 
 from ops.sandbox.dialects import (
+    a1111,
     bfl,
+    comfyui,
     fal,
     gemini,
     huggingface,
@@ -29,5 +31,8 @@ DIALECTS: dict[str, Callable[[Desk], Blueprint]] = {
     "midjourney": midjourney.make_blueprint,
     "ideogram": ideogram.make_blueprint,
     "gemini": gemini.make_blueprint,
+    "a1111": a1111.make_blueprint,
+    "compatible": openai.make_blueprint,
+    "comfyui": comfyui.make_blueprint,
 }
 """By provider, which is also the first part of the path it is served under."""

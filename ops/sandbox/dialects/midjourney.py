@@ -22,6 +22,7 @@ TYPICAL_SECONDS = 40.0
 URL_SECONDS = 24 * 3600.0
 JOBS_KEPT = 100_000
 PIXELS = 1024 * 1024  # of each of the four pictures
+LISTED = 100  # tasks, the newest ones, by trueai-org's line; the other one lists all it has
 
 NOT_START, SUBMITTED, IN_PROGRESS = "NOT_START", "SUBMITTED", "IN_PROGRESS"
 
@@ -138,14 +139,31 @@ def make_blueprint(desk: Desk) -> Blueprint:
     @bp.get("/mj/task/list", defaults={"is_trueai": False})
     @bp.get("/mj-fast/mj/task/list", defaults={"is_trueai": True})
     def list_tasks(is_trueai: bool) -> Response:
-        return _key_refusal(is_trueai) or jsonify([_task(job, job.strikes) for job in jobs.all()])
+        found = jobs.all()
+        return show_list(found[::-1][:LISTED] if is_trueai else found, is_trueai)
+
+    @bp.get("/mj/task/queue")
+    def list_waiting() -> Response:
+        waiting = [job for job in jobs.all() if _progress(job, job.strikes)[0] == NOT_START]
+        return show_list(waiting, is_trueai=False)
 
     @bp.post("/mj/task/list-by-condition", defaults={"is_trueai": False})
     @bp.post("/mj-fast/mj/task/list-by-condition", defaults={"is_trueai": True})
+    @bp.post("/mj-fast/mj/task/list-by-ids", defaults={"is_trueai": True})
     def list_some(is_trueai: bool) -> Response:
         body = json_object(request.get_json(silent=True)) or {}
-        found = [job for job in jobs.all() if job.id in (body.get("ids") or [])]
-        return _key_refusal(is_trueai) or jsonify([_task(job, job.strikes) for job in found])
+        ids = body.get("ids") or []
+        return show_list([job for job in jobs.all() if job.id in ids], is_trueai)
+
+    def show_list(found: list[Job], is_trueai: bool) -> Response:
+        desk.enter("poll")
+        if refusal := _key_refusal(is_trueai):
+            return refusal
+        strikes = desk.strike("poll", "")
+        if refusal := _refusal(strikes):
+            return desk.deliver(strikes, lambda: refusal)
+        tasks = [_task(job, job.strikes) for job in found if "job_lost" not in job.strikes]
+        return desk.deliver(strikes, lambda: jsonify(tasks))
 
     @bp.post("/mj-fast/mj/task/<job_id>/cancel")
     def cancel(job_id: str) -> Response:

@@ -1,4 +1,7 @@
-"""OpenAI's Images API: answers with the pictures themselves, seconds after billing them."""
+"""OpenAI's Images API: answers with the pictures themselves, seconds after billing them.
+
+A server that is compatible with it speaks the same dialect, and knows a few words more.
+"""
 
 import base64
 import math
@@ -27,28 +30,50 @@ MODELS = {
     "gpt-image-1-mini": (1.0, 1759708800),
     "chatgpt-image-latest": (1.5, 1765843200),
 }
+RETIRED = {"dall-e-2": (0.0, 1698798177), "dall-e-3": (0.0, 1698785189)}
 DEFAULT_MODEL = "dall-e-2"  # the documented default, long retired
 
 PROMPT_LIMIT = 32_000
 QUALITIES = ("auto", "low", "medium", "high")
 QUALITIES_FROM_2_5 = (*QUALITIES, "xhigh", "max")
+QUALITIES_OF_RETIRED = ("standard", "hd")
 FIXED_SIZES = ("1024x1024", "1536x1024", "1024x1536", "auto")
+RETIRED_SIZES = {
+    "dall-e-2": ("256x256", "512x512", "1024x1024"),
+    "dall-e-3": ("1024x1024", "1792x1024", "1024x1792"),
+}
 CHOICES = {
     "output_format": ("png", "jpeg", "webp"),
     "background": ("auto", "transparent", "opaque"),
     "moderation": ("auto", "low"),
 }
 TEXTS = ("user", "safety_identifier")
-KNOWN = {
-    "prompt", "model", "n", "size", "quality", "output_compression", "stream", "partial_images",
-    *CHOICES, *TEXTS,
-}  # fmt: skip
+KNOWN = frozenset(
+    {"prompt", "model", "n", "size", "quality", "output_compression", "stream", "partial_images"}
+    | {*CHOICES, *TEXTS}
+)
+
+
+@dataclass(frozen=True)
+class Service:
+    """Who speaks the dialect: the models it serves, and the fields it knows."""
+
+    models: dict[str, tuple[float, int]]
+    known: frozenset[str]
+
+
+OPENAI = Service(MODELS, KNOWN)
+COMPATIBLE = Service(
+    MODELS | RETIRED, KNOWN | {"response_format", "style", "seed", "negative_prompt"}
+)
 
 # quality -> output tokens of a 1024x1024 picture, and how its time compares with medium.
 EFFORT = {
     "low": (272, 0.6),
     "medium": (1056, 1.0),
+    "standard": (1056, 1.0),
     "high": (4160, 1.6),
+    "hd": (4160, 1.6),
     "xhigh": (6240, 2.0),
     "max": (8320, 2.5),
 }
@@ -111,15 +136,15 @@ class Generation:
     transparent: bool
 
     @classmethod
-    def from_json(cls, body: dict[str, Any]) -> "Generation":
+    def from_json(cls, body: dict[str, Any], service: Service) -> "Generation":
         """Raises Refused, naming the first field that is wrong."""
         fields = {name: value for name, value in body.items() if value is not None}
-        model = _checked_model(fields)
-        generation, _ = MODELS[model]
+        model = _checked_model(fields, service)
+        generation, _ = service.models[model]
         for name in fields:
-            if name not in KNOWN:
+            if name not in service.known:
                 raise Refused(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
-        width, height = _checked_size(fields, generation)
+        width, height = _checked_size(fields, model, generation)
         for name in TEXTS:
             _checked_text(fields, name)
         output_format = _checked_choice(fields, "output_format", CHOICES["output_format"], "png")
@@ -137,8 +162,11 @@ class Generation:
                 param="background",
                 code="invalid_value",
             )
-        qualities = QUALITIES_FROM_2_5 if generation >= 2.5 else QUALITIES
+        qualities: tuple[str, ...] = QUALITIES_FROM_2_5 if generation >= 2.5 else QUALITIES
+        if model in RETIRED:
+            qualities = QUALITIES_OF_RETIRED
         quality = _checked_choice(fields, "quality", qualities, "auto")
+        _checked_choice(fields, "response_format", ("b64_json",), "b64_json")
         _checked_choice(fields, "moderation", CHOICES["moderation"], "auto")
         _refuse_streaming(fields)
         return cls(
@@ -175,7 +203,8 @@ class Generation:
 
 def make_blueprint(desk: Desk) -> Blueprint:
     """Serve the dialect; the base URL clients need is this blueprint's prefix plus `/v1`."""
-    bp = Blueprint("openai", __name__)
+    bp = Blueprint(desk.provider, __name__)
+    service = COMPATIBLE if desk.provider == "compatible" else OPENAI
 
     @bp.before_request
     def _number_request() -> None:
@@ -200,7 +229,7 @@ def make_blueprint(desk: Desk) -> Blueprint:
         body = json_object(request.get_json(silent=True))
         if body is None:
             raise Refused("We could not parse the JSON body of your request: expected an object.")
-        generation = Generation.from_json(body)
+        generation = Generation.from_json(body, service)
         strikes = desk.strike("submit", generation.prompt)
         if refusal := _refusal(strikes):
             return desk.deliver(strikes, lambda: refusal, seconds=0.0)
@@ -219,14 +248,14 @@ def make_blueprint(desk: Desk) -> Blueprint:
     @bp.get("/v1/models")
     def list_models() -> dict[str, Any]:
         _check_key()
-        return {"object": "list", "data": [_model_json(name) for name in MODELS]}
+        return {"object": "list", "data": [_model_json(name, service) for name in service.models]}
 
     @bp.get("/v1/models/<model>")
     def show_model(model: str) -> dict[str, Any]:
         _check_key()
-        if model not in MODELS:
+        if model not in service.models:
             raise _no_such_model(model)
-        return _model_json(model)
+        return _model_json(model, service)
 
     @bp.route("/", defaults={"rest": ""}, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
     @bp.route("/<path:rest>", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
@@ -309,8 +338,9 @@ def _request_id() -> str:
     return str(request.environ["sandbox.request_id"])
 
 
-def _model_json(model: str) -> dict[str, Any]:
-    return {"id": model, "object": "model", "created": MODELS[model][1], "owned_by": "system"}
+def _model_json(model: str, service: Service) -> dict[str, Any]:
+    created = service.models[model][1]
+    return {"id": model, "object": "model", "created": created, "owned_by": "system"}
 
 
 def _no_such_model(model: str) -> Refused:
@@ -321,9 +351,9 @@ def _no_such_model(model: str) -> Refused:
     )
 
 
-def _checked_model(fields: dict[str, Any]) -> str:
+def _checked_model(fields: dict[str, Any], service: Service) -> str:
     model = _checked_text(fields, "model") or DEFAULT_MODEL
-    if model not in MODELS:
+    if model not in service.models:
         raise _no_such_model(model)
     return model
 
@@ -350,22 +380,24 @@ def _checked_prompt(fields: dict[str, Any]) -> str:
     return prompt
 
 
-def _checked_size(fields: dict[str, Any], generation: float) -> tuple[int, int]:
+def _checked_size(fields: dict[str, Any], model: str, generation: float) -> tuple[int, int]:
     size = _checked_text(fields, "size") or "auto"
     if size == "auto":
         return 1024, 1024
-    if generation < 2:
-        if size not in FIXED_SIZES:
-            raise _wrong_size(size, f"Supported values are: {', '.join(FIXED_SIZES)}.")
-    elif not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", size):
+    fixed = RETIRED_SIZES.get(model, FIXED_SIZES) if generation < 2 else ()
+    if fixed and size not in fixed:
+        raise _wrong_size(size, f"Supported values are: {', '.join(fixed)}.")
+    if not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", size):
         raise _wrong_size(size, "Expected 'auto' or WIDTHxHEIGHT.")
     width, height = (int(side) for side in size.split("x"))
+    if fixed:
+        return width, height
     if width % 16 or height % 16:
         raise _wrong_size(size, "Width and height must both be divisible by 16.")
     if max(width, height) > 3 * min(width, height):
         raise _wrong_size(size, "The aspect ratio must be between 1:3 and 3:1.")
-    if max(width, height) > 3840 or min(width, height) > 2160:
-        raise _wrong_size(size, "The maximum is 3840x2160.")
+    if max(width, height) > 3840:
+        raise _wrong_size(size, "The longer side must have at most 3840 pixels.")
     if not 655_360 <= width * height <= 8_294_400:
         raise _wrong_size(size, "The picture must have 655360 to 8294400 pixels.")
     return width, height

@@ -138,13 +138,15 @@ def _answer(desk: Desk, inputs: Inputs, strikes: Strikes) -> Response:
         flaws=strikes,
     )
     body = b"" if "no_image" in strikes else picture.body
+    request_id = uuid.uuid4().hex
     reason = "CONTENT_FILTERED" if filtered else "SUCCESS"
     if request.headers.get("Accept") == "application/json":
         told = {"image": base64.b64encode(body).decode(), "finish_reason": reason, "seed": seed}
         response = jsonify(told)
         response.headers["Content-Type"] = f"application/json; type={picture.mime_type}"
+        response.headers["x-request-id"] = request_id
         return response
-    headers = {"finish-reason": reason, "seed": str(seed), "x-request-id": uuid.uuid4().hex}
+    headers = {"finish-reason": reason, "seed": str(seed), "x-request-id": request_id}
     return Response(body, mimetype=picture.mime_type, headers=headers)
 
 

@@ -1,0 +1,488 @@
+"""Carries one paid call to its end: submits it, waits for it, fetches and stores what it brought.
+
+Whatever it does can be cut off at any line: the journal says how far each call had come, and the
+next claim goes on from there. The journal is what keeps an image from being bought twice. A call
+is written down as `submitting` before the first byte is sent, and as `accepted` or `received`
+before anything is done with the answer. A call found `submitting` by a later claim may have been
+bought: it is looked for where the provider can be asked, and never sent again where not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
+
+from common.catalog import Model, Route
+from common.errors import (
+    BadAnswer,
+    DarkroomError,
+    LeaseLost,
+    ModelNotServed,
+    NotAuthorised,
+    OutcomeUnknown,
+    OutOfCredit,
+    ProviderError,
+    RateLimited,
+    StoreUnavailable,
+    Unavailable,
+)
+from common.hub import off_the_hub
+from common.logging import get_logger
+from common.storage import ImageStorage
+from common.store import TaskStore, Verdict
+from common.task import Call, CallState, Claim, Failure, ImageRequest, StoredImage
+from workers.images import ImageLimits, verify
+from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider
+
+__all__ = ["MARGIN", "Courier", "Deferred", "Delivery", "Patience", "Work", "backoff", "failure_of"]
+
+T = TypeVar("T")
+
+log = get_logger(__name__)
+
+MARGIN = 2.0  # seconds kept back from the deadline, to store what came and write it down
+
+_FORMATS = ("png", "jpeg", "webp")
+_LONGEST_BACKOFF = 30.0
+_LOOKS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before each look for a call that was not answered
+_MOST_SENT_UNKNOWN = 3  # times that a call is sent whose outcome is never learned, if at all
+_LOST = "The picture was made, but lost before it was kept."
+_FEWER = "The provider sent fewer pictures than asked."
+
+_VERDICTS: dict[type[ProviderError], Verdict] = {
+    RateLimited: "rate_limited",
+    Unavailable: "failing",
+    OutcomeUnknown: "failing",
+    BadAnswer: "failing",
+    OutOfCredit: "no_credit",
+    NotAuthorised: "bad_key",
+    ModelNotServed: "not_served",
+}
+"""What an answer to a submit says of the route, beside what it says of the call."""
+
+
+class Deferred(DarkroomError):
+    """Nothing went wrong for good: the task was put back and is due again after `wait` seconds."""
+
+    def __init__(self, reason: str, wait: float) -> None:
+        super().__init__(reason, wait)
+        self.reason = reason
+        self.wait = wait
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long trouble is waited out. All in seconds.
+
+    `doubt`: a late answer to a call whose worker was lost. `shut`: a route whose account has no
+    credit or whose key is refused is not asked again so soon. `failing`: a route that fails again
+    and again; doubled each further time. `retry_unknown` names the routes on which a call whose
+    outcome cannot be learned is sent again, at the risk of paying twice.
+    """
+
+    doubt: float = 30.0
+    shut: float = 300.0
+    failing: float = 30.0
+    retry_unknown: Callable[[str], bool] = lambda route: False
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of one call: pictures and failures, a wait before it goes on, or nothing at all.
+
+    `turned_away` says why it was not carried out: nothing was bought, and it may be sent again.
+    """
+
+    call: Call
+    images: tuple[StoredImage, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    again: Deferred | None = None
+    turned_away: ProviderError | None = None
+
+
+@dataclass(eq=False)
+class Work:
+    """One claim being worked on: the claim, its clock, and what is shared by its calls."""
+
+    claim: Claim
+    model: Model
+    sent: int = 0  # how often calls of the task were sent
+    progress: dict[int, int] = field(default_factory=dict)
+    ends: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ends = time.monotonic() + self.claim.time_left
+
+    @property
+    def request(self) -> ImageRequest:
+        return self.claim.task.request
+
+    @property
+    def time_left(self) -> float:
+        """Seconds until the deadline; negative when it has passed."""
+        return self.ends - time.monotonic()
+
+
+class Courier:
+    """Carries calls. One instance serves all threads of a worker.
+
+    `stopping` is set when the worker is told to stop: calls in flight are finished, jobs that
+    only wait for their provider are put down for another worker.
+    """
+
+    def __init__(
+        self,
+        store: TaskStore,
+        storage: ImageStorage,
+        providers: Mapping[str, Provider],
+        *,
+        limits: ImageLimits,
+        patience: Patience,
+        stopping: threading.Event,
+    ) -> None:
+        self._store = store
+        self._storage = storage
+        self._providers = providers
+        self._limits = limits
+        self._patience = patience
+        self._stopping = stopping
+
+    def carry(
+        self, work: Work, route: Route, call: Call, *, fresh: bool, trying: bool = False
+    ) -> Delivery:
+        """Carry one call to its end. The only place that acts on what a provider did.
+
+        `fresh`: it is in the journal and has not been sent. `trying`: whether its route works is
+        what the whole fleet waits to learn from it. Raises LeaseLost when somebody else has taken
+        the task, StoreUnavailable when the store stayed away until the deadline.
+        """
+        try:
+            if not fresh and (stored := self._already_stored(work, call)) is not None:
+                return stored
+            outcome: Outcome | Deferred
+            if fresh:
+                call, outcome = self._submit(work, route, call, trying=trying)
+            else:
+                call, outcome = self._resume(work, route, call)
+            if isinstance(outcome, Job):
+                outcome = self._await(work, route, call, outcome)
+            if isinstance(outcome, Deferred):
+                return Delivery(call, again=outcome)
+            return self._receive(work, route, call, outcome)
+        except ProviderError as error:
+            return self._failed(work, route, call, error)
+
+    def until_stored(self, work: Work, write: Callable[[], T]) -> T:
+        """Repeat a write until the store takes it, or the task's time is over."""
+        trouble = 0
+        while True:
+            try:
+                return write()
+            except StoreUnavailable as error:
+                trouble += 1
+                if work.time_left <= 0:
+                    raise
+                log.warning("waiting for the store", task_id=work.claim.task.id, reason=str(error))
+                time.sleep(min(0.1 * 2**trouble, 2.0))
+
+    # -- buying
+
+    def _submit(
+        self, work: Work, route: Route, call: Call, *, trying: bool
+    ) -> tuple[Call, Outcome]:
+        provider, order = self._providers[route.provider], _order(work, route, call)
+        try:
+            with self._following(work, call, provider, order):
+                outcome: Outcome = provider.submit(order, timeout=_submit_timeout(work, provider))
+        except ProviderError as error:
+            self._judge(route, error, trying=trying)
+            if not isinstance(error, OutcomeUnknown):
+                raise
+            outcome = self._clear_up(work, provider, order, error)
+        else:
+            if trying:
+                self._judge(route, None, trying=True)
+        return self._bought(work, call, outcome)
+
+    @contextlib.contextmanager
+    def _following(
+        self, work: Work, call: Call, provider: Provider, order: Order
+    ) -> Iterator[None]:
+        """Pass on how far a submit has come while it is in flight, if its provider tells."""
+        every, over = provider.progress_every, threading.Event()
+        if every is None:
+            yield
+            return
+
+        def follow() -> None:
+            while not over.wait(every):
+                # What goes wrong here says nothing of the submit, and is met there again.
+                with contextlib.suppress(ProviderError, LeaseLost, StoreUnavailable):
+                    self._tell_progress(work, call, provider.progress(order, timeout=every))
+
+        follower = threading.Thread(target=follow, name="progress", daemon=True)
+        follower.start()
+        try:
+            yield
+        finally:
+            over.set()
+            follower.join()
+
+    def _bought(self, work: Work, call: Call, outcome: Outcome) -> tuple[Call, Outcome]:
+        """The answer is in the journal before anything else is done with it."""
+        match outcome:
+            case Job():
+                # Should even this write fail for good, the line is the last copy of the job id.
+                log.info("accepted", task_id=work.claim.task.id, job_id=outcome.id)
+                job = {"id": outcome.id, "state": outcome.state}
+                call = replace(call, state=CallState.ACCEPTED, job=job, usage=outcome.usage)
+            case Pictures():
+                about = tuple(_about(picture) for picture in outcome.pictures)
+                call = replace(call, state=CallState.RECEIVED, pictures=about, usage=outcome.usage)
+        try:
+            self._keep(work, call)
+        except LeaseLost:
+            self._hand_in(work, call, outcome)
+            raise
+        return call, outcome
+
+    def _hand_in(self, work: Work, call: Call, outcome: Outcome) -> None:
+        """What a worker that was thought dead has bought is of use to whoever has the task now."""
+        if isinstance(outcome, Pictures):
+            self._receive_pictures(work, call, outcome)  # they have to be there to be adopted
+        adopted = self.until_stored(work, lambda: self._store.adopt(work.claim.task.id, call))
+        log.info("handed in a late answer", task_id=work.claim.task.id, adopted=adopted)
+
+    def _resume(self, work: Work, route: Route, call: Call) -> tuple[Call, Outcome | Deferred]:
+        """Go on with a call that an earlier claim had begun."""
+        provider = self._providers[route.provider]
+        match call:
+            case Call(state=CallState.FAILED, failure=Failure() as failure):
+                raise _Ended(failure)
+            case Call(job={"id": str(job_id), "state": state}):
+                return call, Job(job_id, state, usage=call.usage)
+            case Call(state=CallState.SUBMITTING) if provider.in_doubt == "none":
+                call = replace(call, state=CallState.IN_DOUBT)
+                self._keep(work, call)
+                return call, Deferred("in doubt", self._patience.doubt)
+            case Call(state=CallState.SUBMITTING | CallState.IN_DOUBT):
+                unknown = OutcomeUnknown(
+                    "The worker was lost while the provider was being asked; the picture may have "
+                    "been made and charged. It was not asked for again."
+                )
+                outcome = self._clear_up(work, provider, _order(work, route, call), unknown)
+                return self._bought(work, call, outcome)
+            case _:
+                raise BadAnswer(_LOST, billed="yes")
+
+    def _clear_up(
+        self, work: Work, provider: Provider, order: Order, unknown: OutcomeUnknown
+    ) -> Outcome:
+        """Learn what became of a call whose answer never came. Raises `unknown` if nobody can."""
+        match provider.in_doubt:
+            case "key":
+                return provider.submit(order, timeout=_submit_timeout(work, provider))
+            case "lookup":
+                # It may still be on its way, so one look is not enough.
+                for wait in _LOOKS:
+                    if work.time_left <= wait + 2 * MARGIN:
+                        break
+                    time.sleep(wait)
+                    try:
+                        job = provider.lookup(order, timeout=work.time_left - MARGIN)
+                    except ProviderError as error:
+                        if not error.retryable:
+                            raise unknown from error
+                        continue
+                    if job is not None:
+                        return job
+        raise unknown
+
+    def _judge(self, route: Route, error: ProviderError | None, *, trying: bool) -> None:
+        """Tell the fleet what the answer to a submit showed of its route."""
+        verdict = _VERDICTS.get(type(error)) if error is not None else None
+        if verdict is None and not trying:
+            return
+        wait = self._patience.shut
+        if verdict == "rate_limited" and error is not None:
+            wait = backoff(1) if error.retry_after is None else error.retry_after
+        elif verdict == "failing":
+            wait = self._patience.failing
+        try:
+            self._store.judge(route.name, verdict or "fine", wait)
+        except StoreUnavailable as trouble:  # the call matters more
+            log.warning("a route was not judged", route=route.name, reason=str(trouble))
+
+    def _await(self, work: Work, route: Route, call: Call, job: Job) -> Pictures | Deferred:
+        """Poll until the provider is done; trouble on the way is cured by the next poll."""
+        provider = self._providers[route.provider]
+        trouble = 0
+        while True:
+            wait = provider.poll_every if not trouble else backoff(trouble)
+            if self._stopping.wait(min(wait, max(0.0, work.time_left - MARGIN))):
+                return Deferred("this worker stops", 0)
+            if work.time_left <= MARGIN:
+                raise _TimedOut("The provider did not finish the job in time.", billed="yes")
+            try:
+                outcome = provider.poll(job, timeout=max(MARGIN, work.time_left - MARGIN))
+            except ProviderError as error:
+                if not error.retryable:
+                    raise
+                trouble += 1
+                continue
+            trouble = 0
+            if isinstance(outcome, Pictures):
+                return replace(outcome, usage=call.usage | outcome.usage)
+            job = outcome
+            self._tell_progress(work, call, outcome.progress)
+
+    # -- what came of it
+
+    def _receive(self, work: Work, route: Route, call: Call, outcome: Pictures) -> Delivery:
+        images, failures = self._receive_pictures(work, call, outcome)
+        usage = dict(outcome.usage)
+        if call.begun is not None:
+            usage.setdefault("seconds", round(max(0.0, time.time() - call.begun), 3))
+        price = route.price_per_image_usd
+        if price is None:
+            price = work.model.price_per_image_usd
+        if price is not None and "cost_usd" not in usage:
+            made = sum(isinstance(picture, Picture) for picture in outcome.pictures)
+            usage |= {"cost_usd": round(price * made, 6), "cost_estimated": True}
+        return Delivery(replace(call, usage=usage), images, failures)
+
+    def _receive_pictures(
+        self, work: Work, call: Call, outcome: Pictures
+    ) -> tuple[tuple[StoredImage, ...], tuple[Failure, ...]]:
+        """Verify and store what came. A call may bring fewer pictures than were asked for."""
+        images: list[StoredImage] = []
+        failures: list[Failure] = []
+        for index, picture in enumerate(outcome.pictures[: call.count], start=call.first):
+            try:
+                if isinstance(picture, ProviderError):
+                    raise picture
+                images.append(self._store_picture(work, index, picture))
+            except ProviderError as error:
+                failures.append(failure_of(error))
+        absent = call.count - len(outcome.pictures)
+        failures += [failure_of(BadAnswer(_FEWER))] * absent
+        return tuple(images), tuple(failures)
+
+    def _store_picture(self, work: Work, index: int, picture: Picture) -> StoredImage:
+        verified = off_the_hub(
+            lambda: verify(picture.data, work.request, self._limits, quarter=picture.quarter)
+        )
+        name = f"{work.claim.task.id}/{index}.{verified.format}"
+        self.until_stored(work, lambda: self._storage.put(name, verified.data))
+        return StoredImage(
+            name=name,
+            format=verified.format,
+            width=verified.width,
+            height=verified.height,
+            bytes=len(verified.data),
+            sha256=verified.sha256,
+            revised_prompt=picture.revised_prompt,
+            seed=picture.seed,
+        )
+
+    def _already_stored(self, work: Work, call: Call) -> Delivery | None:
+        """What is left of a call whose worker died between storing pictures and the last write."""
+        if call.state not in (CallState.ACCEPTED, CallState.RECEIVED):
+            return None
+        said = call.pictures or ({},) * call.count
+        withheld = tuple(Failure(**about["withheld"]) for about in said if "withheld" in about)
+        found = [
+            self._adopt(work, call.first + at, about)
+            for at, about in enumerate(said)
+            if "withheld" not in about
+        ]
+        images = tuple(image for image in found if image is not None)
+        lost = len(found) - len(images)
+        if not images or (lost and call.state is CallState.ACCEPTED):
+            return None  # a job is asked for all of its pictures again
+        failures = withheld + (failure_of(BadAnswer(_LOST, billed="yes")),) * lost
+        failures += (failure_of(BadAnswer(_FEWER)),) * (call.count - len(said))
+        return Delivery(call, images, failures)
+
+    def _adopt(self, work: Work, index: int, about: dict[str, Any]) -> StoredImage | None:
+        for suffix in _FORMATS:
+            name = f"{work.claim.task.id}/{index}.{suffix}"
+            data = self.until_stored(work, lambda name=name: self._storage.get(name))  # type: ignore[misc]
+            if data is not None:
+                return self._store_picture(work, index, Picture(data, **about))
+        return None
+
+    def _failed(self, work: Work, route: Route, call: Call, error: ProviderError) -> Delivery:
+        log.info(
+            "call failed",
+            task_id=work.claim.task.id,
+            provider=call.provider,
+            error=type(error).__name__,
+            billed=error.billed,
+            request_id=error.request_id or call.usage.get("request_id"),
+        )
+        again = error.elsewhere and error.billed == "no"
+        if isinstance(error, OutcomeUnknown) and self._patience.retry_unknown(route.name):
+            again = work.sent < _MOST_SENT_UNKNOWN
+        state = CallState.TURNED_AWAY if again else CallState.FAILED
+        if call.state is not CallState.FAILED:
+            call = replace(call, state=state, failure=failure_of(error), job=None)
+            self._keep(work, call)
+        if again:
+            return Delivery(call, turned_away=error)
+        return Delivery(call, failures=(failure_of(error),) * call.count)
+
+    def _tell_progress(self, work: Work, call: Call, progress: int | None) -> None:
+        if progress is None or progress <= work.progress.get(call.first, 0):
+            return
+        work.progress[call.first] = progress
+        overall = sum(work.progress.values()) * call.count // work.request.n
+        self.until_stored(work, lambda: self._store.journal(work.claim, progress=min(99, overall)))
+
+    def _keep(self, work: Work, *calls: Call) -> None:
+        """Write to the journal, for as long as it takes: what it says decides over money."""
+        self.until_stored(work, lambda: self._store.journal(work.claim, *calls))
+
+
+def failure_of(error: ProviderError) -> Failure:
+    """The error as a record keeps it."""
+    return Failure(error.code, error.message, error.retryable, error.billed)
+
+
+def backoff(attempt: int) -> float:
+    """Full jitter: a fleet that was turned away together must not come back together."""
+    return random.uniform(0.5, min(_LONGEST_BACKOFF, 2.0 ** min(attempt, 10)))  # noqa: S311
+
+
+class _TimedOut(ProviderError):
+    """The deadline came while the provider was still at it."""
+
+    code = "timeout"
+
+
+class _Ended(ProviderError):
+    """A call that had failed for good under an earlier claim."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message, billed=failure.billed)
+        self.code = failure.code  # type: ignore[misc]  # the recorded code, not the class's
+
+
+def _order(work: Work, route: Route, call: Call) -> Order:
+    key = f"{work.claim.task.id}/{call.first}"
+    return Order(work.request, route, count=call.count, first=call.first, key=key)
+
+
+def _submit_timeout(work: Work, provider: Provider) -> float:
+    return min(provider.longest_submit, work.time_left - MARGIN)
+
+
+def _about(picture: Picture | ProviderError) -> dict[str, Any]:
+    if isinstance(picture, ProviderError):
+        return {"withheld": asdict(failure_of(picture))}
+    return {"revised_prompt": picture.revised_prompt, "seed": picture.seed}
