@@ -29,7 +29,7 @@ OF_OPENAI = (
     *("gpt-image-2.6-flare", "gpt-image-2.6-sunburst"),
 )
 OF_BFL = ("flux-pro", *FLUX_2, "flux-pro-1.1-ultra")
-EVERY = [*MODES, "gemini-image", *OF_OPENAI[2:], *OF_BFL[1:], "sd-webui"]
+EVERY = [model.id for model in Catalog.load()]
 USABLE = [model for model in EVERY if model in (*OF_OPENAI, *OF_BFL)]
 
 
