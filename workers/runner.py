@@ -233,11 +233,12 @@ def _wait(plan: _Plan) -> Deferred | None:
         if error.retryable or isinstance(error, OutcomeUnknown)
         if error.retry_after is not None or sent < _MOST_SENT_WITHOUT_ANSWER
     ]
-    waits += [
-        Deferred(shut.why, shut.wait * random.uniform(1, 1.2))  # noqa: S311
-        for shut in plan.shut.values()
-        if shut.why in _PASSING
-    ]
+    for shut in plan.shut.values():
+        wait = shut.wait * random.uniform(1, 1.2)  # noqa: S311
+        if shut.why == "full":  # it is called up when it is its turn, most likely long before
+            wait = min(wait, plan.work.time_left / 2)
+        if shut.why in _PASSING:
+            waits.append(Deferred(shut.why, wait))
     soonest = min(waits, key=lambda deferred: deferred.wait, default=None)
     fits = soonest is not None and soonest.wait < plan.work.time_left - MARGIN
     return soonest if fits else None

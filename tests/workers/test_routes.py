@@ -296,3 +296,17 @@ def test_whoever_comes_later_does_not_go_first(shop: Workshop) -> None:
         shop.run(Plain(lambda *_: JOB, never), model="busy painter")
 
     assert len(late.images) == 1
+
+
+def test_a_task_waits_in_line_for_as_long_as_it_has_time(shop: Workshop) -> None:
+    held = shop.claim(model="busy painter", n=2)
+    late = shop.claim(model="busy painter", deadline=12)
+
+    def submit(first: int, count: int) -> Outcome:
+        if first == 0:
+            with pytest.raises(Deferred) as caught:
+                shop.run(Plain(never), late)
+            assert 5 < caught.value.wait <= 6
+        return pictures()
+
+    assert len(shop.run(Plain(submit), held).images) == 2
