@@ -1,12 +1,13 @@
-"""Keeps long native calls off gevent's event loop, in the processes that have one."""
+"""Ways past gevent's event loop, in the processes that have one."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["off_the_hub"]
+__all__ = ["off_the_hub", "unpatched"]
 
 T = TypeVar("T")
 
@@ -25,3 +26,14 @@ def off_the_hub(action: Callable[[], T]) -> T:
 
     result: T = get_hub().threadpool.apply(action)
     return result
+
+
+def unpatched(module: str, name: str) -> Any:
+    """A function of the standard library as it is without gevent: it knows no event loop.
+
+    For what has to go on, or hold, when the loop does not.
+    """
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is not None:
+        return monkey.get_original(module, name)
+    return getattr(importlib.import_module(module), name)

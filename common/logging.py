@@ -6,32 +6,30 @@ Prompts, keys and signed URLs are never put into an event; callers log ids, name
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
-__all__ = ["configure", "get_logger"]
+__all__ = ["LogFormat", "configure", "get_logger", "last_words"]
+
+LogFormat = Literal["console", "json"]
+
+_stamp = structlog.processors.TimeStamper(fmt="iso")
 
 
-def configure(level: str, fmt: Literal["console", "json"]) -> None:
+def configure(level: str, fmt: LogFormat) -> None:
     """Send everything, the libraries' own logging included, to standard error in one format."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso"),
+        _stamp,
     ]
-    render: list[structlog.typing.Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-        if fmt == "json"
-        else [
-            # The fancier formatters print local variables, and prompts are among them.
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
-        ]
-    )
+    render = [_renderer(fmt)]
+    if fmt == "json":
+        render.insert(0, structlog.processors.format_exc_info)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
@@ -50,6 +48,21 @@ def configure(level: str, fmt: Literal["console", "json"]) -> None:
     root.setLevel(level)
     # A line for every connection helps nobody, and urllib3's lines hold URLs.
     logging.getLogger("urllib3").setLevel(logging.WARNING)
+
+
+def last_words(fmt: LogFormat, name: str, event: str, **about: Any) -> None:
+    """One error in the same format, from a process of which any thread may hold logging's locks."""
+    said = _stamp(None, "error", {"event": event, "level": "error", "logger": name, **about})
+    os.write(2, str(_renderer(fmt)(None, "error", said)).encode() + b"\n")
+
+
+def _renderer(fmt: LogFormat) -> structlog.typing.Processor:
+    if fmt == "json":
+        return structlog.processors.JSONRenderer()
+    # The fancier formatters print local variables, and prompts are among them.
+    return structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
 
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import base64
 import json
 
-__all__ = ["GENERATE", "hint_template", "queue_for"]
+__all__ = ["GENERATE", "TURN", "hint_template", "queue_for"]
 
 GENERATE = "darkroom.generate"
+TURN = "darkroom.turn"  # does nothing; that it was done shows that the worker takes work
 
 
 def queue_for(provider: str) -> str:
@@ -21,8 +22,8 @@ def queue_for(provider: str) -> str:
     return f"images.{provider}"
 
 
-def hint_template() -> str:
-    """A kombu message for `GENERATE` with @ID@, @TAG@, @SUMMARY@ and @QUEUE@ left open.
+def hint_template(task: str = GENERATE) -> str:
+    """A kombu message for the Celery task, with @ID@, @TAG@, @SUMMARY@ and @QUEUE@ left open.
 
     Celery's protocol 2: https://docs.celeryq.dev/en/stable/internals/protocol.html. The task has
     no arguments, its id says it all; `argsrepr` is what Flower and the logs show of it.
@@ -34,7 +35,7 @@ def hint_template() -> str:
         "content-type": "application/json",
         "headers": {
             "lang": "py",
-            "task": GENERATE,
+            "task": task,
             "id": "@ID@",
             "root_id": "@ID@",
             "parent_id": None,

@@ -277,6 +277,13 @@ class Settings(BaseSettings):
         le=600,
         description="A task whose message may be lost is announced again after this.",
     )
+    stall_seconds: float = Field(
+        60,
+        ge=0,
+        le=3600,
+        description="A worker that lives and has not taken work for so long, although it could "
+        "have, is ended and started again. 0: never.",
+    )
     shutdown_seconds: float = Field(
         180,
         ge=1,

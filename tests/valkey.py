@@ -53,6 +53,15 @@ class Valkey:
             until(self._answers)
 
     @contextlib.contextmanager
+    def killed(self) -> Iterator[None]:
+        """Not there, and empty when it is back."""
+        self.kill()
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextlib.contextmanager
     def full(self) -> Iterator[None]:
         """Answers, and refuses every write for want of memory."""
         self.redis.config_set("maxmemory", 1)

@@ -1,4 +1,7 @@
-"""Entry point of everything that is not the front end: `python -m workers worker|beat|flower`."""
+"""Entry point of everything that is not the front end: `python -m workers worker|beat|flower`.
+
+`python -m workers alive` says, by its exit code, whether those that run here get on.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ import sys
 import threading
 
 from common.errors import ConfigurationError
+from common.liveness import Liveness
 from common.settings import Settings, load_settings
 
 
 def main(arguments: list[str]) -> int:
     """Run one process of the system until it is told to stop; returns its exit code."""
-    processes = {"worker": _worker, "beat": _beat, "flower": _flower}
+    processes = {"worker": _worker, "beat": _beat, "flower": _flower, "alive": _alive}
     if len(arguments) != 1 or arguments[0] not in processes:
         print(f"usage: python -m workers {'|'.join(processes)}", file=sys.stderr)  # noqa: T201
         return 2
@@ -68,12 +72,15 @@ def _beat(settings: Settings) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    liveness = Liveness(settings.data_dir)
+    liveness.begin()
     Sweeper(
         make_store(settings),
         ImageStorage.open(settings.images_url),
         name=worker_name(),
         every=settings.sweep_seconds,
         retention=settings.retention_hours * 3600,
+        turned=liveness.show,
     ).run(stop)
     return 0
 
@@ -89,6 +96,19 @@ def _flower(settings: Settings) -> int:
         "--max-tasks=10000",
     ]
     os.execv(sys.executable, [sys.executable, *command])  # noqa: S606
+
+
+def _alive(settings: Settings) -> int:
+    """0 when every worker and sweep of this installation, on this machine, gets on."""
+    if not settings.stall_seconds:
+        return 0
+    ages = Liveness(settings.data_dir).ages()
+    stuck = {pid: age for pid, age in ages.items() if age > settings.stall_seconds}
+    for pid, age in stuck.items():
+        print(f"process {pid} does not get on: {age:.0f} s")  # noqa: T201
+    if not ages:
+        print(f"neither worker nor sweep runs here for {settings.data_dir.resolve()}")  # noqa: T201
+    return 1 if stuck or not ages else 0
 
 
 if __name__ == "__main__":

@@ -7,14 +7,16 @@ import secrets
 import socket
 import sys
 import threading
-from typing import Any
+from typing import Any, Self
 
 from celery import Celery, signals
-from kombu import Exchange, Queue
+from celery.worker import WorkController
+from kombu import Connection, Exchange, Queue
 
 from common.backend import STORE_OPTION, backend_url
 from common.catalog import Catalog
 from common.errors import ConfigurationError
+from common.liveness import Liveness
 from common.logging import configure
 from common.queue import queue_for
 from common.settings import Settings, load_settings
@@ -26,8 +28,11 @@ from workers.images import ImageLimits
 from workers.providers import make_providers
 from workers.runner import Runner
 from workers.tasks import register
+from workers.watchdog import Watchdog
 
-__all__ = ["app", "make_app", "make_store", "worker_name"]
+__all__ = ["WATCHDOG_OPTION", "app", "make_app", "make_store", "worker_name"]
+
+WATCHDOG_OPTION = "darkroom_watchdog"  # where the Celery configuration holds the Watchdog
 
 
 def worker_name() -> str:
@@ -41,6 +46,14 @@ def make_store(settings: Settings) -> TaskStore:
     return TaskStore.of(connect(settings.shared_redis_url, connections=64), settings)
 
 
+class _Connection(Connection):
+    """Looks for a broker that went away every two seconds; kombu waits up to half a minute."""
+
+    def ensure_connection(self, *args: Any, **options: Any) -> Self:
+        often = {"interval_start": 1, "interval_step": 1, "interval_max": 2}
+        return super().ensure_connection(*args, **often | options)
+
+
 def make_app(settings: Settings) -> Celery:
     """A Celery application whose worker serves generations."""
     store = make_store(settings)
@@ -48,8 +61,16 @@ def make_app(settings: Settings) -> Celery:
     app = Celery("darkroom")
     app.conf.update(_configuration(settings, catalog))
     app.conf[STORE_OPTION] = store
+    app.amqp.Connection = _Connection
     worker, stopping = worker_name(), threading.Event()
     heartbeat = Heartbeat(store, worker)
+    watchdog = app.conf[WATCHDOG_OPTION] = Watchdog(
+        connect(settings.shared_redis_url, connections=1),
+        Liveness(settings.data_dir),
+        worker=worker,
+        stall=settings.stall_seconds,
+        fmt=settings.log_format,
+    )
     runner = Runner(
         store,
         ImageStorage.open(settings.images_url),
@@ -68,12 +89,16 @@ def make_app(settings: Settings) -> Celery:
         ),
         stopping=stopping,
     )
-    register(app, store=store, runner=runner, heartbeat=heartbeat, worker=worker)
+    register(app, store=store, runner=runner, heartbeat=heartbeat, watchdog=watchdog, worker=worker)
 
     # Celery keeps receivers weakly unless told otherwise, and these live nowhere else.
     @signals.setup_logging.connect(weak=False)
     def _logging(**_: Any) -> None:
         configure(settings.log_level, settings.log_format)
+
+    @signals.worker_init.connect(weak=False)
+    def _beginning(sender: WorkController, **_: Any) -> None:
+        watchdog.start(sender)
 
     @signals.worker_ready.connect(weak=False)
     def _ready(**_: Any) -> None:
@@ -82,6 +107,7 @@ def make_app(settings: Settings) -> Celery:
     @signals.worker_shutting_down.connect(weak=False)
     def _stopping(**_: Any) -> None:
         stopping.set()
+        watchdog.stop()
 
     @signals.worker_shutdown.connect(weak=False)
     def _stopped(**_: Any) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import threading
 import time
+from collections.abc import Callable
 
 from common.errors import StoreUnavailable
 from common.logging import get_logger
@@ -29,22 +30,34 @@ _HEAD_START_SECONDS = 3.0
 
 
 class Sweeper:
-    """Looks for due tasks every `every` seconds until told to stop. `retention` is in seconds."""
+    """Looks for due tasks every `every` seconds until told to stop. `retention` is in seconds.
+
+    `turned` is called before every look, also one that found Redis away.
+    """
 
     def __init__(
-        self, store: TaskStore, storage: ImageStorage, *, name: str, every: float, retention: float
+        self,
+        store: TaskStore,
+        storage: ImageStorage,
+        *,
+        name: str,
+        every: float,
+        retention: float,
+        turned: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._storage = storage
         self._name = name
         self._every = every
         self._retention = retention
+        self._turned = turned
 
     def run(self, stop: threading.Event) -> None:
         """Sweep until `stop` is set."""
         purge_at = time.monotonic()
         wait, away = 0.0, False
         while not stop.wait(wait):
+            self._turned()
             try:
                 if away:
                     self._store.health()

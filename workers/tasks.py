@@ -15,6 +15,7 @@ from common.task import Failure, Result
 from workers.courier import Deferred
 from workers.heartbeat import Heartbeat
 from workers.runner import Runner
+from workers.watchdog import Watchdog
 
 __all__ = ["register"]
 
@@ -22,7 +23,13 @@ log = get_logger(__name__)
 
 
 def register(
-    app: Celery, *, store: TaskStore, runner: Runner, heartbeat: Heartbeat, worker: str
+    app: Celery,
+    *,
+    store: TaskStore,
+    runner: Runner,
+    heartbeat: Heartbeat,
+    watchdog: Watchdog,
+    worker: str,
 ) -> None:
     """Make `app` handle generations. The message's own id is the task; it has no arguments.
 
@@ -41,7 +48,7 @@ def register(
             raise Ignore()  # a doubled or late hint
         self.request.generation = claim.task.generation
         try:
-            with heartbeat.holding(claim):
+            with heartbeat.holding(claim), watchdog.busy(claim.time_left):
                 return runner.run(claim)
         except Deferred as deferred:
             # Nothing is published here: the task waits in the due set. Flower shows a retry.

@@ -16,6 +16,7 @@ from honcho.environ import parse_procfile
 
 from common.errors import DarkroomError
 from common.keys import KeyStore
+from common.liveness import Liveness
 from common.settings import Settings
 from common.store import connect
 from ops.launcher.data import DataDirectory, Running
@@ -57,7 +58,7 @@ class Stack:
         self._settings = settings
         self._data = data
         self._output = output
-        self._supervisor = Supervisor(output)
+        self._supervisor = Supervisor(output, Liveness(data.path), stall=settings.stall_seconds)
         try:
             text = procfile.read_text()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Keeps child processes running: starts them, starts them again when they die, stops them.
+"""Keeps child processes running: starts them, starts them again when they die or hang, stops them.
 
 Every child leads a session of its own. So Ctrl-C in the terminal reaches the launcher alone, which
 stops its children in order, and whatever a child leaves behind can be killed as one group.
@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from common.liveness import Liveness
 from ops.launcher.output import Output
 
 __all__ = ["Child", "Supervisor"]
@@ -24,6 +25,8 @@ __all__ = ["Child", "Supervisor"]
 FIRST_DELAY, LONGEST_DELAY = 0.2, 10.0  # seconds before a child that died is started again
 STEADY = 30.0  # a child that lived this many seconds starts over at the first delay
 _TAIL_LINES = 15
+_LOOK_SECONDS = 1.0  # between two looks at how long ago a child got on
+_LOOKS = 2  # that find it stuck: when the whole machine stood still, it has the time in between
 _QUIET_SECONDS = 2.0  # of waiting for a child to stop before it is said
 
 
@@ -57,10 +60,16 @@ class Child:
 
 
 class Supervisor:
-    """Runs children until they are stopped; use it from one event loop."""
+    """Runs children until they are stopped; use it from one event loop.
 
-    def __init__(self, output: Output) -> None:
+    A child that shows in `liveness` that it gets on, and has not for `stall` seconds, is killed
+    and started again. `stall` 0: never.
+    """
+
+    def __init__(self, output: Output, liveness: Liveness, *, stall: float) -> None:
         self._output = output
+        self._liveness = liveness
+        self._stall = stall
         self._keepers: dict[Child, asyncio.Task[None]] = {}
         self._hurry = asyncio.Event()
 
@@ -110,12 +119,25 @@ class Supervisor:
         reader = asyncio.create_task(self._relay(child, process))
         if child.stopping.is_set():  # it was told to while the process was being made
             _signal(process, signal.SIGTERM)
+        watch = asyncio.create_task(self._watch(child, process))
         code = await process.wait()
+        watch.cancel()
         # Processes it left behind would hold its port, and the pipe that is read to its end.
         _signal_group(process, signal.SIGKILL)
         await reader
         child.process = None
         return f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
+
+    async def _watch(self, child: Child, process: asyncio.subprocess.Process) -> None:
+        stuck = 0
+        while self._stall and not child.stopping.is_set():
+            await asyncio.sleep(_LOOK_SECONDS)
+            age = self._liveness.ages().get(process.pid, 0.0)
+            stuck = stuck + 1 if age > self._stall else 0
+            if stuck >= _LOOKS and not child.stopping.is_set():
+                self._say(f"{child.name} has not got on for {age:.0f} s: killed")
+                _signal_group(process, signal.SIGKILL)
+                return
 
     async def _relay(self, child: Child, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None

@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
-import logging, sys
-from common.logging import configure, get_logger
+import logging, sys, threading
+from common.logging import configure, get_logger, last_words
 
 configure(sys.argv[1], sys.argv[2])
 log = get_logger("ours")
@@ -30,6 +30,11 @@ try:
     buy("whispered")
 except ValueError:
     log.exception("unexpected", task_id="imgtask_2")
+
+logging.getLogger().handlers[0].acquire()
+thread = threading.Thread(target=last_words, args=(sys.argv[2], "ours", "given up"))
+thread.start()
+thread.join(5)
 """
 
 
@@ -55,6 +60,10 @@ def test_events_of_all_origins_are_there_and_noise_is_not(output: tuple[str, str
     assert "signed.example" not in text
 
 
+def test_last_words_need_no_lock(output: tuple[str, str]) -> None:
+    assert "given up" in output[1]
+
+
 def test_a_traceback_shows_where_and_no_variables(output: tuple[str, str]) -> None:
     _, text = output
 
@@ -71,9 +80,10 @@ def test_machines_get_an_object_a_line(output: tuple[str, str]) -> None:
 
     lines = [json.loads(line) for line in text.splitlines()]
 
-    assert [line["event"] for line in lines] == ["claimed", "a library's", "unexpected"]
-    assert [line["logger"] for line in lines] == ["ours", "theirs", "ours"]
-    assert [line["level"] for line in lines] == ["info", "warning", "error"]
+    events = ["claimed", "a library's", "unexpected", "given up"]
+    assert [line["event"] for line in lines] == events
+    assert [line["logger"] for line in lines] == ["ours", "theirs", "ours", "ours"]
+    assert [line["level"] for line in lines] == ["info", "warning", "error", "error"]
     assert lines[0]["task_id"] == "imgtask_1"
     assert lines[0]["n"] == 2
     assert all(line["timestamp"] for line in lines)

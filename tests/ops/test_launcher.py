@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from common.liveness import Liveness
 from tests.processes import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,19 @@ print(name, "started", flush=True)
 while True:
     signal.pause()
 """
+# Shows that it gets on, but for a while only.
+FLAGGING = """
+import pathlib, os, sys, time
+from common.liveness import Liveness
+liveness = Liveness(pathlib.Path(os.environ["DATA_DIR"]))
+liveness.begin()
+print("worker started", flush=True)
+for _ in range(20):
+    time.sleep(0.1)
+    liveness.show()
+print("worker flags", flush=True)
+time.sleep(3600)
+"""
 
 
 class Procfile:
@@ -51,6 +65,7 @@ class Procfile:
         self.directory = directory
         (directory / "web.py").write_text(WEB)
         (directory / "child.py").write_text(CHILD)
+        (directory / "flagging.py").write_text(FLAGGING)
 
     def __call__(self, **lines):
         """The arguments with which the launcher runs these lines."""
@@ -62,6 +77,11 @@ class Procfile:
     def child(self, name, seconds=0):
         """The command of a child that takes its time to stop."""
         return f"python {self.directory}/child.py {name} {seconds}"
+
+    @property
+    def flagging(self):
+        """The command of a child that hangs after two seconds."""
+        return f"env PYTHONPATH={ROOT} python {self.directory}/flagging.py"
 
 
 @pytest.fixture
@@ -180,6 +200,32 @@ def test_starts_a_child_again_later_and_later(launch, procfile):
     running.await_text(r"helper ended with exit code 3; starting it again in 0\.2 s")
     running.await_text(r"helper ended with exit code 3; starting it again in 0\.4 s")
     running.await_text(r"helper ended with exit code 3; starting it again in 0\.8 s")
+
+
+def test_kills_a_child_that_does_not_get_on_and_starts_it_again(launch, procfile):
+    running = ready(launch(*procfile(worker=procfile.flagging), STALL_SECONDS="1", SANDBOX="off"))
+
+    running.await_text(
+        r"worker +\| worker started\n(.*\n)*"
+        r"worker +\| worker flags\n(.*\n)*"
+        r"run +\| worker has not got on for \d s: killed\n"
+        r"run +\| worker was killed by signal 9; starting it again in .*\n(.*\n)*"
+        r"worker +\| worker started\n"
+    )
+
+
+def test_may_leave_a_child_alone_that_does_not_get_on(launch, procfile):
+    running = ready(launch(*procfile(worker=procfile.flagging), STALL_SECONDS="0", SANDBOX="off"))
+    running.await_text("worker flags")
+
+    until(lambda: max(ages(running), default=0) > 4, "nothing happens for some time")
+
+    assert "killed" not in running.text
+
+
+def ages(launched):
+    """How long ago the launcher's children got on."""
+    return Liveness(launched.data_dir).ages().values()
 
 
 def test_the_api_key_outlives_the_launcher(launch, procfile):

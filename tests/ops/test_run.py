@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -183,6 +184,20 @@ def test_what_was_killed_comes_back_and_the_accepted_task_completes(darkroom, vi
     await_completed(darkroom, address)
     darkroom.await_text(rf"{name} was killed by signal 9; starting it again")
     await_ready(darkroom)
+
+
+def test_a_worker_that_is_frozen_is_replaced_and_its_task_completes(launch):
+    running = launch(LEASE_SECONDS="2", STALL_SECONDS="4")
+    running.await_text("Ctrl-C stops everything")
+    address = submit_and_await_job(running, "frozen", running.sandbox)
+    (frozen,) = running.processes("-m workers worker")
+
+    os.kill(frozen, signal.SIGSTOP)
+
+    running.await_text("worker has not got on for . s: killed")
+    await_completed(running, address)
+    (replaced,) = running.processes("-m workers worker")
+    assert replaced != frozen
 
 
 def test_stops_orderly_and_leaves_nothing_behind(launch):

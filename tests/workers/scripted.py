@@ -1,8 +1,12 @@
-"""A real worker whose runner does what the prompt of a task says. Run as a process by the tests."""
+"""A real worker whose runner does what the prompt of a task says. Run as a process by the tests.
+
+Beside generations it has Celery tasks that take a slot of the pool without a claim (`tests.hide`)
+or keep the interpreter to themselves (`tests.seize`).
+"""
 
 from __future__ import annotations
 
-import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -10,11 +14,13 @@ from typing import Any
 
 from common.backend import STORE_OPTION
 from common.errors import GenerationFailed, LeaseLost, StoreUnavailable
+from common.hub import unpatched
 from common.queue import GENERATE
 from common.store import TaskStore
 from common.task import Claim, Result
 from tests.common.tasks import FAILURE, RESULT
-from workers.celery import app, worker_name
+from workers.__main__ import main as run
+from workers.celery import WATCHDOG_OPTION, app, worker_name
 from workers.courier import Deferred
 from workers.heartbeat import Heartbeat
 from workers.tasks import register
@@ -34,6 +40,8 @@ class Scripted:
                 (self._signs / f"{task_id}.running").touch()
                 while not (self._signs / f"{task_id}.go").exists():
                     time.sleep(0.01)
+            case "hold":  # gevent's loop, if there is one
+                unpatched("time", "sleep")(600)
             case "fail":
                 raise GenerationFailed(FAILURE)
             case "explode":
@@ -51,16 +59,34 @@ class Scripted:
         return RESULT
 
 
-def main(signs: Path) -> None:
+def hide() -> None:
+    """Wait for what never comes, as a thread in a deadlock does."""
+    time.sleep(600)
+
+
+def seize() -> None:
+    """Never let another thread run: a search takes no break, and this one takes years."""
+    re.search("(a|a)*b", "a" * 60)
+
+
+def main(signs: Path) -> int:
     """Serve until told to stop."""
     store: TaskStore = app.conf[STORE_OPTION]
     app.tasks.unregister(GENERATE)
     runner: Any = Scripted(store, signs)
     worker = worker_name()
-    register(app, store=store, runner=runner, heartbeat=Heartbeat(store, worker), worker=worker)
-    options = ["--pool=threads", "--concurrency=4", "--without-gossip", "--without-mingle"]
-    app.worker_main(["worker", *options, f"--hostname=scripted-{os.getpid()}"])
+    register(
+        app,
+        store=store,
+        runner=runner,
+        heartbeat=Heartbeat(store, worker),
+        watchdog=app.conf[WATCHDOG_OPTION],
+        worker=worker,
+    )
+    app.task(name="tests.hide", ignore_result=True)(hide)
+    app.task(name="tests.seize", ignore_result=True)(seize)
+    return run(["worker"])
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])))

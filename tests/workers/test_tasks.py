@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from celery import Celery
@@ -17,86 +12,24 @@ from celery.result import AsyncResult
 from common.backend import STORE_OPTION, backend_url
 from common.errors import GenerationFailed
 from common.queue import GENERATE, hint_template
-from common.settings import Settings
-from common.store import TaskStore
-from common.task import Status, Task, new_task_id
-from tests.common.tasks import FAILURE, QUEUE, REQUEST, RESULT, claim, create
+from common.task import Status, new_task_id
+from tests.common.tasks import FAILURE, QUEUE, RESULT, claim
 from tests.processes import until
-from tests.valkey import Valkey, open_store, running_valkey
+from tests.valkey import open_store, running_valkey
+from tests.workers.worker import Worker, running_worker
 
-ROOT = Path(__file__).resolve().parents[2]
 NOT_SERVED = "images.nobody"
-
-
-class Worker:
-    """The worker's process, with the store that it shares with the tests."""
-
-    def __init__(self, valkey: Valkey, store: TaskStore, directory: Path) -> None:
-        self.valkey = valkey
-        self.store = store
-        self.signs = directory
-        self.log = directory / "log"
-        ours = {name.upper() for name in Settings.model_fields}
-        environment = {name: value for name, value in os.environ.items() if name not in ours}
-        settings = {
-            "REDIS_URL": valkey.url,
-            "DATA_DIR": str(directory),
-            "LOG_FORMAT": "json",
-            "BFL_API_KEY": "none",
-        }
-        with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.workers.scripted", str(directory)],
-                cwd=ROOT,
-                env=environment | settings,
-                stdout=out,
-                stderr=out,
-            )
-
-    def submit(self, prompt: str, *, queue: str = QUEUE) -> str:
-        return create(self.store, request=replace(REQUEST, prompt=prompt), queue=queue)
-
-    def ended(self, task_id: str) -> Task:
-        """The task, once it has ended."""
-
-        def over() -> Task | None:
-            assert self.process.poll() is None, self.log.read_text()
-            task = self.store.read(task_id)
-            return task if task is not None and task.status.final else None
-
-        task: Task = until(over)
-        return task
-
-    def running(self, task_id: str) -> None:
-        """Wait until the task is in its runner."""
-        until((self.signs / f"{task_id}.running").exists)
-
-    def go_on(self, task_id: str) -> None:
-        (self.signs / f"{task_id}.go").touch()
-
-    def logged(self, text: str, task_id: str) -> None:
-        """Wait until a line of the log has both."""
-        until(
-            lambda: any(
-                text in line and task_id in line for line in self.log.read_text().splitlines()
-            )
-        )
 
 
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    with running_valkey() as valkey, open_store(valkey.url, check=0.001) as store:
-        worker = Worker(valkey, store, tmp_path_factory.mktemp("worker"))
-        try:
-            assert worker.ended(worker.submit("paint"))
-            yield worker
-        finally:
-            worker.process.terminate()
-            try:
-                worker.process.wait(20)
-            finally:
-                worker.process.kill()
-                worker.process.wait()
+    directory = tmp_path_factory.mktemp("worker")
+    with (
+        running_valkey() as valkey,
+        open_store(valkey.url, check=0.001) as store,
+        running_worker(valkey, store, directory) as worker,
+    ):
+        yield worker
 
 
 @pytest.fixture
