@@ -11,6 +11,7 @@ from flask.json.provider import JSONProvider
 from api import errors, files, health, images, models, openapi, request_log, tasks
 from api.auth import make_authentication
 from api.cli import make_commands
+from api.room import Room
 from api.task_body import TaskBody
 from api.waiting import Waiting
 from common.catalog import Catalog
@@ -46,7 +47,7 @@ def create_app(settings: Settings) -> Flask:
         lambda: settings.public_url.rstrip("/") or request.host_url.rstrip("/"),
     )
     waiting = Waiting(connect(settings.redis_url, connections=1), store)
-    probe = TaskStore(connect(settings.redis_url, connections=8, timeout=_PROBE_SECONDS))
+    probe = connect(settings.redis_url, connections=8, timeout=_PROBE_SECONDS)
 
     app = openapi.make_app(VERSION)
     app.json = _Orjson(app)
@@ -58,13 +59,16 @@ def create_app(settings: Settings) -> Flask:
     request_log.init_app(app)
     errors.init_app(app)
     app.before_request(make_authentication(keys, settings.bootstrap_api_key.get_secret_value()))
-    app.register_api(images.make_blueprint(store, catalog, providers, bodies, waiting))
+    app.register_api(
+        images.make_blueprint(store, catalog, providers, bodies, waiting, Room(client))
+    )
     app.register_api(tasks.make_blueprint(store, bodies, waiting))
     app.register_api(files.make_blueprint(signer, storage))
     app.register_api(models.make_blueprint(catalog, providers, models.RecentOutcomes(store)))
     app.register_api(
         health.make_blueprint(
-            probe,
+            TaskStore(probe),
+            Room(probe),
             worker_age=3 * settings.lease_seconds,
             sweep_age=10 * settings.sweep_seconds + 5,
         )

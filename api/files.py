@@ -67,8 +67,11 @@ class FileSigner:
 
     def _shared_secret(self) -> str:
         with store_errors():
-            self._redis.set(_SECRET, secrets.token_hex(32), nx=True)
-            return str(self._redis.get(_SECRET))
+            # Read first: a full Redis refuses even a write that would change nothing.
+            if (secret := self._redis.get(_SECRET)) is None:
+                self._redis.set(_SECRET, secrets.token_hex(32), nx=True)
+                secret = self._redis.get(_SECRET)
+        return str(secret)
 
 
 def _message(name: str, expires: str) -> bytes:

@@ -6,6 +6,7 @@ from flask import Response, jsonify
 from flask_openapi.blueprint import APIBlueprint
 
 from api.openapi import errors, tag
+from api.room import Room
 from api.schemas import Health, Readiness
 from common.errors import StoreUnavailable
 from common.store import TaskStore
@@ -13,9 +14,11 @@ from common.store import TaskStore
 __all__ = ["make_blueprint"]
 
 
-def make_blueprint(store: TaskStore, *, worker_age: float, sweep_age: float) -> APIBlueprint:
+def make_blueprint(
+    store: TaskStore, room: Room, *, worker_age: float, sweep_age: float
+) -> APIBlueprint:
     """`/healthz` and `/readyz`. A worker or sweep seen longer ago than its age, in seconds, is
-    missing. `store` should give up quickly: a probe does not wait."""
+    missing. `store` and `room` should give up quickly: a probe does not wait."""
     bp = APIBlueprint("health", __name__, abp_tags=[tag("operation")])
 
     @bp.get(
@@ -44,12 +47,13 @@ def make_blueprint(store: TaskStore, *, worker_age: float, sweep_age: float) -> 
     def what_is_missing() -> list[str]:
         try:
             health = store.health()
+            lacks = room.lacks()
         except StoreUnavailable:
             return ["redis"]
         seen = {
             "worker": any(age <= worker_age for age in health.workers.values()),
             "sweep": any(age <= sweep_age for age in health.sweeps.values()),
         }
-        return [name for name, lately in seen.items() if not lately]
+        return [name for name, lately in seen.items() if not lately] + lacks
 
     return bp

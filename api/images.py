@@ -12,6 +12,7 @@ from api.errors import ApiError, failure_error
 from api.json_body import json_object
 from api.openapi import KEY_REQUIRED, errors, tag
 from api.prefer import wait_preference
+from api.room import Room
 from api.schemas import GenerationRequest, ImageTask, InlineImages
 from api.submission import read_submission
 from api.task_body import TaskBody
@@ -46,6 +47,7 @@ def make_blueprint(
     providers: Mapping[str, ProviderAccess],
     bodies: TaskBody,
     waiting: Waiting,
+    room: Room,
 ) -> APIBlueprint:
     bp = APIBlueprint("images", __name__, abp_tags=[tag("images")], abp_security=KEY_REQUIRED)
 
@@ -77,6 +79,7 @@ def make_blueprint(
             warnings.append(
                 "Idempotency-Key is not supported yet: repeating this request makes another task."
             )
+        room.require()
         task_id = g.task_id = new_task_id()
         try:
             created = store.create(

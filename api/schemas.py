@@ -429,7 +429,9 @@ class Readiness(BaseModel):
     )
 
     status: Literal["ready", "not_ready"]
-    missing: list[Literal["redis", "worker", "sweep"]]
+    missing: list[Literal["redis", "worker", "sweep", "memory"]] = Field(
+        description="`memory`: Redis has no room for new tasks; accepted ones are finished."
+    )
 
 
 class _Parameters(BaseModel):

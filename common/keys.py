@@ -81,8 +81,10 @@ class KeyStore:
         digest = _digest(plain)
         key = ApiKey(f"key_{digest[:16]}", name, int(time.time()), expires)
         with store_errors():
-            self._redis.hsetnx(_KEYS, digest, orjson.dumps(asdict(key)).decode())
-            text = self._redis.hget(_KEYS, digest)
+            # Read first: a full Redis refuses even a write that would change nothing.
+            if (text := self._redis.hget(_KEYS, digest)) is None:
+                self._redis.hsetnx(_KEYS, digest, orjson.dumps(asdict(key)).decode())
+                text = self._redis.hget(_KEYS, digest)
         return ApiKey(**orjson.loads(str(text)))
 
     def list(self) -> list[ApiKey]:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
+import secrets
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import ObjectStore, from_url
 
 from common.errors import ConfigurationError, StoreUnavailable
 from common.hub import off_the_hub
@@ -28,6 +31,9 @@ __all__ = ["ImageStorage"]
 
 T = TypeVar("T")
 
+_DRAFT = ".part"
+_DRAFT_SECONDS = 3600.0  # no picture takes this long to write: whoever wrote it is dead
+
 
 class ImageStorage:
     """Images by name. Methods block; under gevent they run outside the event loop.
@@ -35,8 +41,8 @@ class ImageStorage:
     All raise StoreUnavailable when the store cannot be reached or has no room.
     """
 
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
+    def __init__(self, place: _Place) -> None:
+        self._place = place
 
     @classmethod
     def open(cls, url: str) -> ImageStorage:
@@ -47,11 +53,7 @@ class ImageStorage:
         """
         try:
             if url.startswith("file://"):
-                path = Path(unquote(urlsplit(url).path))
-                path.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=path):  # else found out by the first paid picture
-                    pass
-                return cls(LocalStore(path, automatic_cleanup=True))  # of empty directories
+                return cls(_Directory(Path(unquote(urlsplit(url).path))))
             # http only where somebody's AWS_ENDPOINT_URL says so: a store in their own network.
             client: ClientConfig = {
                 "timeout": "30s",
@@ -59,42 +61,133 @@ class ImageStorage:
                 "allow_http": True,
             }
             retry: RetryConfig = {"max_retries": 2, "retry_timeout": datetime.timedelta(seconds=20)}
-            return cls(from_url(url, client_options=client, retry_config=retry))
+            return cls(_Bucket(from_url(url, client_options=client, retry_config=retry)))
         except (OSError, BaseError, ValueError) as error:
             raise ConfigurationError(f"STORAGE_URL or DATA_DIR: {url}: {error}") from error
 
     def put(self, name: str, data: bytes) -> None:
-        """Store `data` under `name`, whole or not at all."""
-        self._do(lambda: obstore.put(self._store, name, data))
+        """Store `data` under `name`, whole or not at all, and so that it outlives the machine."""
+        self._do(lambda: self._place.put(name, data))
 
     def get(self, name: str) -> bytes | None:
         """The bytes of an image, None when there is none of that name."""
-
-        def read() -> bytes | None:
-            with contextlib.suppress(NotFoundError, FileNotFoundError):
-                return bytes(obstore.get(self._store, name).bytes())
-            return None
-
-        return self._do(read)
+        return self._do(lambda: self._place.get(name))
 
     def delete_older_than(self, age: datetime.timedelta) -> int:
-        """Delete what was stored more than `age` ago; returns how many images went."""
-        limit = datetime.datetime.now(datetime.UTC) - age
+        """Delete what was stored more than `age` ago; returns how many images went.
 
-        def delete() -> int:
-            deleted = 0
-            for batch in obstore.list(self._store):
-                for name in [meta["path"] for meta in batch if meta["last_modified"] < limit]:
-                    # Another sweep may have been quicker.
-                    with contextlib.suppress(NotFoundError, FileNotFoundError):
-                        obstore.delete(self._store, name)
-                        deleted += 1
-            return deleted
-
-        return self._do(delete)
+        What writers that died left half written goes as well.
+        """
+        return self._do(lambda: self._place.delete_before(time.time() - age.total_seconds()))
 
     def _do(self, action: Callable[[], T]) -> T:
         try:
             return off_the_hub(action)
         except (OSError, BaseError) as error:
             raise StoreUnavailable("The image store cannot be reached or is full.") from error
+
+
+class _Place(Protocol):
+    """What images are kept in. `limit` is in Unix seconds."""
+
+    def put(self, name: str, data: bytes) -> None: ...
+    def get(self, name: str) -> bytes | None: ...
+    def delete_before(self, limit: float) -> int: ...
+
+
+class _Directory:
+    """A directory of this machine, or one that it has mounted.
+
+    A picture is written beside its place, brought to the disk and then renamed, so that a name
+    never stands for half a picture, whenever process or machine may die. (obstore's own store of
+    files renames, but leaves it to the system when the bytes reach the disk.)
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True)
+        self._try_to_write()  # else found out by the first paid picture
+
+    def put(self, name: str, data: bytes) -> None:
+        path = self._path(name)
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sync(path.parent.parent)
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_DRAFT}")
+        try:
+            with draft.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)  # it may be the room that the others need
+            raise
+        _sync(path.parent)
+
+    def get(self, name: str) -> bytes | None:
+        with contextlib.suppress(FileNotFoundError):
+            return self._path(name).read_bytes()
+        return None
+
+    def delete_before(self, limit: float) -> int:
+        deleted = 0
+        for folder, _, files in os.walk(self._root, topdown=False):
+            for name in files:
+                path = Path(folder, name)
+                is_draft = name.endswith(_DRAFT)
+                oldest = max(limit, time.time() - _DRAFT_SECONDS) if is_draft else limit
+                with contextlib.suppress(FileNotFoundError):  # another sweep was quicker
+                    if path.stat().st_mtime < oldest:
+                        path.unlink()
+                        deleted += not is_draft
+            if Path(folder) != self._root:
+                with contextlib.suppress(OSError):  # not empty, for the most part
+                    Path(folder).rmdir()
+        return deleted
+
+    def _path(self, name: str) -> Path:
+        path = self._root / name
+        if ".." in path.parts or not path.is_relative_to(self._root):
+            raise ValueError(f"not a name for an image: {name!r}")
+        return path
+
+    def _try_to_write(self) -> None:
+        with tempfile.TemporaryFile(dir=self._root):
+            pass
+
+
+class _Bucket:
+    """A bucket, whose provider answers for what it has accepted."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def put(self, name: str, data: bytes) -> None:
+        obstore.put(self._store, name, data)
+
+    def get(self, name: str) -> bytes | None:
+        with contextlib.suppress(NotFoundError, FileNotFoundError):
+            return bytes(obstore.get(self._store, name).bytes())
+        return None
+
+    def delete_before(self, limit: float) -> int:
+        deleted = 0
+        for batch in obstore.list(self._store):
+            for meta in batch:
+                if meta["last_modified"].timestamp() < limit:
+                    # Another sweep may have been quicker.
+                    with contextlib.suppress(NotFoundError, FileNotFoundError):
+                        obstore.delete(self._store, meta["path"])
+                        deleted += 1
+        return deleted
+
+
+def _sync(directory: Path) -> None:
+    """Bring the names in a directory to the disk."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

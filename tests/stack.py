@@ -103,6 +103,10 @@ class Stack:
         if number not in (signal.SIGSTOP, signal.SIGCONT):
             process.wait(60)
 
+    def alive(self) -> dict[str, int]:
+        """The processes that run, and their numbers."""
+        return {name: p.pid for name, p in self._processes.items() if p.poll() is None}
+
     def stop(self) -> None:
         for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):

@@ -62,8 +62,17 @@ class Valkey:
             self.start()
 
     @contextlib.contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Answers, and refuses every write."""
+        self.redis.config_set("min-replicas-to-write", 1)
+        try:
+            yield
+        finally:
+            self.redis.config_set("min-replicas-to-write", 0)
+
+    @contextlib.contextmanager
     def full(self) -> Iterator[None]:
-        """Answers, and refuses every write for want of memory."""
+        """Answers, and refuses what needs memory."""
         self.redis.config_set("maxmemory", 1)
         try:
             yield

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from celery import Celery, signals
 from celery.worker import WorkController
-from kombu import Connection, Exchange, Queue
+from kombu import Connection, Queue
 
 from common.backend import STORE_OPTION, backend_url
 from common.catalog import Catalog
@@ -118,7 +118,6 @@ def make_app(settings: Settings) -> Celery:
 
 def _configuration(settings: Settings, catalog: Catalog) -> dict[str, Any]:
     """Why these values: `ops/ARCHITECTURE.md`, "Celery's settings"."""
-    exchange = Exchange("images", type="direct")
     names = [queue_for(provider) for provider in sorted(catalog.providers())]
     return {
         "broker_url": settings.redis_url,
@@ -133,10 +132,10 @@ def _configuration(settings: Settings, catalog: Catalog) -> dict[str, Any]:
             "socket_keepalive": True,
             "retry_on_timeout": False,
             "health_check_interval": 25,
-            "visibility_timeout": 3600,
+            # What was taken is not written down: the record redelivers, and a Redis at its memory
+            # limit would refuse the note.
+            "ack_emulation": False,
             "max_retries": 1,
-            # One acknowledgement per generation in flight at the worst.
-            "max_connections": settings.worker_concurrency + 20,
         },
         # A message is a hint and the record redelivers: late acknowledgement would double work on
         # every broken connection, and ends Celery 5.7 workers when Redis restarts.
@@ -156,7 +155,7 @@ def _configuration(settings: Settings, catalog: Catalog) -> dict[str, Any]:
         "event_serializer": "json",
         "accept_content": ["json"],
         "result_accept_content": ["json"],
-        "task_queues": [Queue(name, exchange, routing_key=name) for name in names],
+        "task_queues": [Queue(name, routing_key=name, no_declare=True) for name in names],
         "task_default_queue": names[0],
         "task_create_missing_queues": False,
         "worker_send_task_events": True,

@@ -12,6 +12,7 @@ from PIL import Image
 
 from api.files import FileSigner
 from tests.api.conftest import Stack, picture
+from tests.valkey import Valkey
 
 DATA = picture(640, 320)
 
@@ -162,3 +163,10 @@ def test_a_given_secret_is_used_and_nothing_else_verifies(stack: Stack) -> None:
 
     assert ours.verifies("a/0.png", "5", query["signature"])
     assert not theirs.verifies("a/0.png", "5", query["signature"])
+
+
+def test_a_front_end_that_starts_while_redis_is_full_knows_the_secret(valkey: Valkey) -> None:
+    path = FileSigner(valkey.redis).path("name", 1)
+
+    with valkey.full():
+        assert FileSigner(valkey.redis).path("name", 1) == path

@@ -133,7 +133,7 @@ def test_an_end_that_the_store_did_not_take_is_written_again(
         kwargs={"request": held_by(1)},
     )
 
-    with valkey.full():
+    with valkey.refusing():
         writer.start()
         writer.join(0.3)
         refused = writer.is_alive()

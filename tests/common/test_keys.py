@@ -136,3 +136,12 @@ def test_keys_are_listed_oldest_first(keys: KeyStore) -> None:
 
     assert sorted(keys.list(), key=lambda k: k.id) == sorted(made, key=lambda k: k.id)
     assert [k.created for k in keys.list()] == sorted(k.created for k in made)
+
+
+def test_a_key_that_is_known_can_be_registered_again_at_the_memory_limit(
+    keys: KeyStore, valkey: Valkey
+) -> None:
+    known = keys.ensure(PLAIN, "first key")
+
+    with valkey.full():
+        assert keys.ensure(PLAIN, "first key") == known

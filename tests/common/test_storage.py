@@ -1,9 +1,11 @@
-"""The image store over a directory."""
+"""The image store over a directory, and over a bucket."""
 
 from __future__ import annotations
 
 import datetime
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,7 +16,22 @@ import pytest
 from common.errors import ConfigurationError, StoreUnavailable
 from common.storage import ImageStorage
 
+ROOT = Path(__file__).resolve().parents[2]
 HOUR = datetime.timedelta(hours=1)
+
+# Stores a picture and is killed at the moment at which it would get its name.
+KILLED = """
+import os, signal, sys
+from common.storage import ImageStorage
+
+def kill(event, _):
+    if event == "os.rename":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+storage = ImageStorage.open(sys.argv[1])
+sys.addaudithook(kill)
+storage.put("task/0.png", b"half" * 1_000_000)
+"""
 
 
 @pytest.fixture
@@ -83,6 +100,83 @@ def test_nobody_sees_half_a_picture(storage: ImageStorage) -> None:
     reader.join()
 
     assert seen <= {None, *pictures}
+
+
+def put_and_be_killed(directory: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, directory.as_uri()], cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_a_writer_that_is_killed_leaves_nothing_under_the_name(
+    storage: ImageStorage, directory: Path
+) -> None:
+    put_and_be_killed(directory)
+
+    assert storage.get("task/0.png") is None
+    storage.put("task/0.png", b"picture")
+    assert storage.get("task/0.png") == b"picture"
+
+
+def test_a_writer_that_is_killed_leaves_the_former_picture(
+    storage: ImageStorage, directory: Path
+) -> None:
+    storage.put("task/0.png", b"picture")
+
+    put_and_be_killed(directory)
+
+    assert storage.get("task/0.png") == b"picture"
+
+
+def test_what_killed_writers_leave_is_deleted_once_it_is_old(
+    storage: ImageStorage, directory: Path
+) -> None:
+    put_and_be_killed(directory)
+    (litter,) = (directory / "task").iterdir()
+
+    assert storage.delete_older_than(24 * HOUR) == 0
+    assert litter.exists()
+    before = time.time() - 2 * 3600
+    os.utime(litter, (before, before))
+
+    assert storage.delete_older_than(24 * HOUR) == 0
+    assert not (directory / "task").exists()
+
+
+def test_a_picture_is_on_the_disk_before_it_has_its_name(storage: ImageStorage) -> None:
+    done: list[str] = []
+
+    def note(_: object, event: str, function: object) -> None:
+        if event == "c_call":
+            done.append(getattr(function, "__name__", ""))
+
+    sys.setprofile(note)
+    storage.put("task/0.png", b"picture")
+    sys.setprofile(None)
+
+    # New directory, picture, name.
+    assert [name for name in done if name in ("mkdir", "fsync", "replace")] == [
+        *("mkdir", "fsync"),
+        *("fsync", "replace"),
+        "fsync",
+    ]
+
+
+@pytest.mark.parametrize("name", ["../0.png", "task/../../0.png", "/etc/passwd"])
+def test_no_name_leads_out_of_the_directory(storage: ImageStorage, name: str) -> None:
+    with pytest.raises(ValueError, match="not a name"):
+        storage.get(name)
+
+
+def test_a_bucket_keeps_and_deletes_alike() -> None:
+    bucket = ImageStorage.open("memory:///")
+    bucket.put("task/0.png", b"a longer picture")
+    bucket.put("task/0.png", b"picture")
+
+    assert bucket.get("task/0.png") == b"picture"
+    assert bucket.get("task/1.png") is None
+    assert bucket.delete_older_than(HOUR) == 0
+    assert bucket.delete_older_than(-HOUR) == 1
+    assert bucket.get("task/0.png") is None
 
 
 @pytest.mark.parametrize("url", ["nonsense://x", "s3://", "file://{file}/images"])

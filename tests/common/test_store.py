@@ -912,8 +912,8 @@ def test_a_server_that_hangs_is_reported_within_the_timeout(
     assert max(waits.values()) < 2.5
 
 
-@pytest.mark.parametrize("method", sorted(METHODS.keys() - READS - {"defer"}))
-def test_a_full_server_is_reported_and_nothing_is_half_written(
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - READS))
+def test_a_refusal_to_write_is_reported_and_nothing_is_half_written(
     store: TaskStore, valkey: Valkey, method: str
 ) -> None:
     held = claimed(store)
@@ -923,28 +923,37 @@ def test_a_full_server_is_reported_and_nothing_is_half_written(
     before = valkey.redis.hgetall(record_key(held.task.id))
     due = valkey.redis.zrange("darkroom:due", 0, -1, withscores=True)
 
-    with valkey.full(), pytest.raises(StoreUnavailable, match="does not take writes"):
+    with valkey.refusing(), pytest.raises(StoreUnavailable, match="does not take writes"):
         METHODS[method](store, held)
 
     assert valkey.redis.hgetall(record_key(held.task.id)) == before
     assert valkey.redis.zrange("darkroom:due", 0, -1, withscores=True) == due
 
 
-def test_a_full_server_lets_a_task_be_put_down_whole(store: TaskStore, valkey: Valkey) -> None:
+def test_a_server_that_refuses_to_write_can_still_be_read(store: TaskStore, valkey: Valkey) -> None:
     held = claimed(store)
 
-    with valkey.full():
-        assert store.defer(held, 0)
-
-    assert claim(store, held.task.id).task.generation == 2
-
-
-def test_a_full_server_can_still_be_read(store: TaskStore, valkey: Valkey) -> None:
-    held = claimed(store)
-
-    with valkey.full():
+    with valkey.refusing():
         for method in sorted(READS):
             METHODS[method](store, held)
+
+
+def test_a_server_at_its_memory_limit_takes_no_new_task(store: TaskStore, valkey: Valkey) -> None:
+    with valkey.full(), pytest.raises(StoreUnavailable, match="does not take writes"):
+        create(store)
+
+    assert valkey.redis.zcard("darkroom:due") == 0
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"create"}))
+def test_a_server_at_its_memory_limit_lets_accepted_tasks_come_to_their_end(
+    store: TaskStore, valkey: Valkey, method: str
+) -> None:
+    held = claimed(store)
+    store.journal(held, call(CallState.SUBMITTING, first=3))
+
+    with valkey.full():
+        METHODS[method](store, held)
 
 
 def test_a_server_that_forgot_its_scripts_is_no_trouble(store: TaskStore, valkey: Valkey) -> None:

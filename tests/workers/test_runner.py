@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import replace
@@ -207,11 +208,10 @@ def test_what_was_bought_is_written_down_once_the_store_is_back(shop: Workshop) 
     bought = threading.Event()
     results: list[Result] = []
 
-    with shop.valkey.full():
-        shop.valkey.redis.config_set("maxmemory", 0)
+    with contextlib.ExitStack() as trouble:
 
         def submit(first: int, count: int) -> Outcome:
-            shop.valkey.redis.config_set("maxmemory", 1)
+            trouble.enter_context(shop.valkey.refusing())
             bought.set()
             return pictures()
 

@@ -163,7 +163,7 @@ def test_a_result_is_written_once_the_store_takes_writes_again(worker: Worker) -
     task_id = worker.submit("wait")
     worker.running(task_id)
 
-    with worker.valkey.full():
+    with worker.valkey.refusing():
         worker.go_on(task_id)
         time.sleep(0.2)  # for at least one refusal; without one the test would pass all the same
         task = worker.store.read(task_id)
