@@ -65,6 +65,8 @@ def _known(name: str) -> str:
 class Fault(BaseModel):
     """One fault to strike calls of one kind, until it has struck `times` times.
 
+    Of the calls it could strike it strikes a `share`, evenly spread: 0.9 lets every tenth pass.
+
     Seconds given here are real ones; only the defaults are divided by SANDBOX_SPEED.
     """
 
@@ -74,6 +76,7 @@ class Fault(BaseModel):
     provider: str | None = None
     call: Call = "submit"
     times: Annotated[int | None, Field(ge=1)] = None
+    share: Annotated[float, Field(gt=0, le=1)] = 1
     prompt_contains: str | None = None
     seconds: Annotated[float | None, Field(ge=0)] = None
     retry_after: int | float | str | None = 1
@@ -121,6 +124,16 @@ def parse_orders(body: Any) -> list[Order]:
 class _Standing:
     fault: Fault
     left: int | None
+    met: int = 0  # calls it could have struck
+
+    def strikes_next(self) -> bool:
+        """Whether the next of these calls is one that is struck."""
+        self.met += 1
+        share = self.fault.share
+        if int(self.met * share) == int((self.met - 1) * share):
+            return False
+        self.left = None if self.left is None else self.left - 1
+        return True
 
 
 @dataclass
@@ -184,9 +197,9 @@ class Faults:
         strikes: Strikes = {}
         with self._lock:
             for standing in self._standing:
-                if standing.left != 0 and _strikes(standing.fault, provider, call, prompt):
-                    strikes[standing.fault.fault] = standing.fault
-                    standing.left = None if standing.left is None else standing.left - 1
+                fault = standing.fault
+                if _strikes(fault, provider, call, prompt) and standing.strikes_next():
+                    strikes[fault.fault] = fault
             self._standing = [standing for standing in self._standing if standing.left != 0]
             for whose, word, fault in worded:
                 if not _strikes(fault, provider, call, prompt):

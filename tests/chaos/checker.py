@@ -133,22 +133,19 @@ def _bought_twice(evidence: Evidence) -> set[str]:
 
     The ledger has an entry per picture, those of one call with one job id. Calls of one task have
     different seeds, where the provider takes seeds: two calls with the same one are the same
-    purchase, made twice. Gemini's calls have none, so that only their number can be looked at.
+    purchase, made twice, be it of another provider.
     """
     asked = {e["marker"]: e["n"] for e in evidence.client if e["what"] == "submit"}
-    calls: defaultdict[tuple[str, str, int | None], set[str]] = defaultdict(set)
+    calls: defaultdict[tuple[str, int | None], set[str]] = defaultdict(set)
     pictures: Counter[str] = Counter()
     twice = set()
     for entry in evidence.ledger:
         marker = marker_of(entry["prompt"])
-        calls[marker, entry["provider"], entry["seed"]].add(entry["job_id"])
+        calls[marker, entry["seed"]].add(entry["job_id"])
         pictures[marker] += 1
         if pictures[marker] > (1 if entry["provider"] in _SOLD_TOGETHER else asked.get(marker, 0)):
             twice.add(marker)
-    for (marker, provider, _), jobs in calls.items():
-        if len(jobs) > (asked.get(marker, 0) if provider == "gemini" else 1):
-            twice.add(marker)
-    return twice
+    return twice | {marker for (marker, _), jobs in calls.items() if len(jobs) > 1}
 
 
 def _not_bought(ledger: Iterable[Mapping[str, Any]], ends: Mapping[str, Any]) -> set[str]:

@@ -39,24 +39,19 @@ REMOVALS = {
         "A dead worker's claim never runs out.",
         "A",
         frozenset({"lost", "records_open"}),
-        (
-            (
-                "common/store.lua",
-                "local until_ = math.min(now + ttl, deadline + 15000)",
-                "local until_ = deadline + 15000",
-            ),
-            (
-                "common/store.lua",
-                "local until_ = math.min(now + ttl, redis.call('HGET', key, 'deadline') + 15000)",
-                "local until_ = redis.call('HGET', key, 'deadline') + 15000",
-            ),
-        ),
+        (("common/store.py", "self._lease = _ms(lease)", "self._lease = _ms(1000 * lease)"),),
     ),
     "journal": Removal(
         "A call is sent without a word in the journal.",
         "A",
         frozenset({"bought_twice"}),
-        (("workers/runner.py", "            self._keep(run, *fresh)", "            pass"),),
+        (
+            (
+                "common/store.lua",
+                "'lease', until_, unpack(args, first, first + 2 * granted - 1))",
+                "'lease', until_)",
+            ),
+        ),
     ),
     "sweep": Removal(
         "A message that was lost is not sent again.",
@@ -82,7 +77,7 @@ REMOVALS = {
         frozenset({"did_not_end_by_themselves", "losses"}),
         (
             (
-                "workers/runner.py",
+                "workers/courier.py",
                 "if self._stopping.wait(min(wait, ",
                 "if threading.Event().wait(min(wait, ",
             ),
@@ -94,8 +89,8 @@ REMOVALS = {
         frozenset({"outcome_unknown"}),
         (
             (
-                "workers/runner.py",
-                "                if run.time_left <= 0:\n                    raise",
+                "workers/courier.py",
+                "                if work.time_left <= 0:\n                    raise",
                 "                raise",
             ),
         ),

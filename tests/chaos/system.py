@@ -28,6 +28,8 @@ LEASE = 5.0  # seconds; long enough for a busy machine, short enough for a test
 Record = dict[str, str]
 """A task's hash in Redis, as it is."""
 
+CATALOG = Path(__file__).parent / "models.toml"
+
 _RECORDS = "darkroom:task:"
 
 
@@ -53,6 +55,8 @@ class System(Stack):
             "SANDBOX_LEDGER": str(directory / "ledger.jsonl"),
             "SANDBOX_SPEED": "10",
             "LEASE_SECONDS": str(LEASE),
+            "DOUBT_SECONDS": str(LEASE),
+            "CATALOG_FILE": str(CATALOG),
             "PUBLIC_URL": "http://darkroom.test",  # the same from all front ends
         }
         super().__init__(directory, **defaults | settings)
@@ -146,6 +150,14 @@ class System(Stack):
         """Records of all tasks there ever were."""
         return self._records(self.redis.scan_iter(f"{_RECORDS}*", count=1000))
 
+    def count_in_logs(self, *words: str) -> int:
+        """How many lines of the workers' logs have all these words."""
+        return sum(
+            all(word in line for word in words)
+            for path in self.directory.glob("worker*.log")
+            for line in path.read_text().splitlines()
+        )
+
     def settled(self) -> bool:
         """Whether no task is open, also none whose client was never told of it."""
         return not self._ids()
@@ -191,5 +203,5 @@ def in_doubt(record: Record) -> list[int]:
     return [
         int(name.removeprefix("call:"))
         for name, entry in record.items()
-        if name.startswith("call:") and json.loads(entry)["state"] == "submitting"
+        if name.startswith("call:") and json.loads(entry)["state"] in ("submitting", "in_doubt")
     ]

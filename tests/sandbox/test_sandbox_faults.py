@@ -244,6 +244,14 @@ def test_a_fault_strikes_only_whom_it_is_meant_for(sandbox):
     assert sandbox.http.get(f"{sandbox.url}/_sandbox/faults", timeout=20).json()["faults"] == []
 
 
+def test_a_share_of_the_calls_is_struck_evenly(sandbox):
+    sandbox.fault({"fault": "rate_limited", "share": 0.75, "times": 6})
+
+    answers = [sandbox.submit(prompt="a fox").status_code for _ in range(10)]
+
+    assert answers == [200, 429, 429, 429, 200, 429, 429, 429, 200, 200]
+
+
 def test_faults_can_strike_polls_and_downloads(sandbox):
     sandbox.fault(
         {"fault": "server_error", "call": "poll", "times": 1},

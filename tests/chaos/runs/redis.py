@@ -45,7 +45,7 @@ def redis_breaks_under_load(bench: Bench) -> None:
             done = 0
             bench.watch(client, lambda: f"{done} of {len(faults)} faults")
             for fault in faults:
-                time.sleep(bench.rng.uniform(1.0, 3.0))
+                time.sleep(bench.rng.uniform(2.0, 4.0))
                 bench.note("fault", kind=fault, in_flight=len(system.open_records()))
                 _break_redis(system, fault)
                 wait = _until_work_goes_on(system)
