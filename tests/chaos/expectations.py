@@ -79,9 +79,9 @@ _ADMISSION = frozenset({"openai", "compatible", "huggingface", "gemini", "midjou
 
 # By fault: how it is written in the prompt, how many pictures are asked for, and for each group of
 # providers the end. Who is in no group has no use for the fault. A refusal at the door is asked for
-# twice, and then no more: what costs nothing has to be tried again.
+# once or twice, and then no more: what costs nothing has to be tried again.
 _TABLE: dict[str, tuple[str, int, dict[frozenset[str], End]]] = {
-    "rate_limited": ("rate_limited:1*2", 1, {_ALL: _DONE}),
+    "rate_limited": ("rate_limited:1*1", 1, {_ALL: _DONE}),
     "active_limit": ("active_limit:0*2", 1, {frozenset({"bfl", "midjourney"}): _DONE}),
     "no_account": ("no_account*2", 1, {frozenset({"midjourney"}): _DONE}),
     "no_credit": (
@@ -123,7 +123,7 @@ _TABLE: dict[str, tuple[str, int, dict[frozenset[str], End]]] = {
     "reset": ("reset", 1, {_LOOKED_UP: _DONE, _ALL - _LOOKED_UP: _UNKNOWN}),
     "hang": ("hang:2", 1, {_LOOKED_UP: _DONE, _ALL - _LOOKED_UP: _UNKNOWN}),
     "slow": ("slow:2", 1, {_ALL: _DONE}),
-    "drip": ("drip:0.001", 1, {_ALL: _DONE}),
+    "drip": ("drip:0", 1, {_ALL: _DONE}),
     "aborted": ("aborted", 1, {frozenset({"replicate"}): _FAILED_FOR_FREE}),
     "job_lost": (
         "job_lost",

@@ -10,7 +10,7 @@ ONLY = {provider: f"only-{provider}" for provider in PROVIDER_NAMES}
 """The model that a provider alone serves, by the provider. What goes wrong there is not put right
 by another; and the deadline is short."""
 
-DEADLINE = 45  # seconds
+DEADLINE = 90  # seconds
 
 _UPSTREAM = {
     "a1111": "default",
