@@ -161,6 +161,7 @@ class Runner:
             return []
         offers = [Offer(r.name, r.cap, tuple(self._calls(r, missing))) for r in routes]
         ended = [call for call in plan.calls.values() if call not in going]
+        work.announced = time.monotonic()
         reply = self._courier.until_stored(
             work, lambda: self._store.begin(work.claim, offers, ended=ended, going=going)
         )
