@@ -13,12 +13,13 @@ from api.auth import make_authentication
 from api.cli import make_commands
 from api.room import Room
 from api.task_body import TaskBody
-from api.waiting import Waiting
+from api.waiting import REDIS_SECONDS, Waiting
 from common.catalog import Catalog
+from common.connection import allow_redis, connect
 from common.keys import KeyStore
 from common.settings import Settings
 from common.storage import ImageStorage
-from common.store import TaskStore, connect
+from common.store import TaskStore
 
 __all__ = ["create_app"]
 
@@ -58,6 +59,7 @@ def create_app(settings: Settings) -> Flask:
     app.extensions["waiting"] = waiting
     request_log.init_app(app)
     errors.init_app(app)
+    app.before_request(lambda: allow_redis(REDIS_SECONDS))
     app.before_request(make_authentication(keys, settings.bootstrap_api_key.get_secret_value()))
     app.register_api(
         images.make_blueprint(store, catalog, providers, bodies, waiting, Room(client))

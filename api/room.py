@@ -9,8 +9,8 @@ from typing import Any, Literal
 import redis
 
 from api.errors import ApiError
+from common.connection import store_errors
 from common.logging import get_logger
-from common.store import store_errors
 
 __all__ = ["Lack", "Room"]
 

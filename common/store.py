@@ -7,18 +7,16 @@ back. Every public method is one round trip, safe to call from many threads, and
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any, Literal
 
 import orjson
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from common.errors import LeaseLost, StoreUnavailable
+from common.connection import store_errors
+from common.errors import LeaseLost
 from common.queue import hint_template
 from common.settings import Settings
 from common.task import (
@@ -44,8 +42,6 @@ __all__ = [
     "TaskStore",
     "Verdict",
     "Why",
-    "connect",
-    "store_errors",
 ]
 
 Why = Literal["no_credit", "bad_key", "not_served", "rate_limited", "failing", "full"]
@@ -68,39 +64,6 @@ _SCRIPT_TO_THE_END = "#!lua flags=allow-oom\n" + _SCRIPT
 
 # Ends that say nothing about how well a model works: the caller's doing.
 _NOT_THE_MODELS_FAULT = frozenset({"content_policy_violation", "invalid_value", "cancelled"})
-
-
-def connect(url: str, *, connections: int = 64, timeout: float = 2) -> redis.Redis:
-    """A client that never hangs, never repeats a command by itself, waits for a free connection.
-
-    At most `timeout` seconds pass before an unreachable or frozen server is reported. redis-py's
-    own pool raises at its cap instead of waiting, and its client repeats commands ten times by
-    default.
-    """
-    pool = redis.BlockingConnectionPool.from_url(
-        url,
-        max_connections=connections,
-        timeout=timeout,
-        socket_timeout=timeout,
-        socket_connect_timeout=min(1, timeout),
-        socket_keepalive=True,
-        health_check_interval=25,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=True,
-    )
-    return redis.Redis(connection_pool=pool)
-
-
-@contextlib.contextmanager
-def store_errors() -> Iterator[None]:
-    """Turn what redis-py raises into `StoreUnavailable`; the message is safe to show to callers."""
-    try:
-        yield
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise StoreUnavailable("The task store cannot be reached.") from error
-    except redis.ResponseError as error:
-        # Out of memory, loading, read-only replica, failing disk: the server lives and refuses.
-        raise StoreUnavailable("The task store does not take writes at the moment.") from error
 
 
 @dataclass(frozen=True, slots=True)

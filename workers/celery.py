@@ -15,13 +15,14 @@ from kombu import Connection, Queue
 
 from common.backend import STORE_OPTION, backend_url
 from common.catalog import Catalog
+from common.connection import connect
 from common.errors import ConfigurationError
 from common.liveness import Liveness
 from common.logging import configure
 from common.queue import queue_for
 from common.settings import Settings, load_settings
 from common.storage import ImageStorage
-from common.store import TaskStore, connect
+from common.store import TaskStore
 from workers.courier import Courier, Patience
 from workers.heartbeat import Heartbeat
 from workers.images import ImageLimits

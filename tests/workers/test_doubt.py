@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from common.connection import connect
 from common.errors import (
     LeaseLost,
     OutcomeUnknown,
     Unavailable,
 )
-from common.store import Grant, Shut, TaskStore, connect
+from common.store import Grant, Shut, TaskStore
 from common.task import CallState, Claim, Failure
 from tests.common.tasks import claim, record_key
 from tests.workers.pictures import picture
