@@ -405,8 +405,9 @@ class Readiness(BaseModel):
     )
 
     status: Literal["ready", "not_ready"]
-    missing: list[Literal["redis", "worker", "sweep", "memory"]] = Field(
-        description="`memory`: Redis has no room for new tasks; accepted ones are finished."
+    missing: list[Literal["redis", "worker", "sweep", "memory", "disk"]] = Field(
+        description="`memory`, `disk`: Redis, or the directory of the images, has no room for new "
+        "tasks; accepted ones are finished."
     )
 
 
