@@ -91,10 +91,12 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Names of the processes seen in the last hour, with the seconds since."""
+    """Names of the processes seen in the last hour, with the seconds since. `lag` is for how many
+    seconds the oldest due task has been waiting for a sweep to look at it."""
 
     workers: Mapping[str, float]
     sweeps: Mapping[str, float]
+    lag: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,14 +338,15 @@ class TaskStore:
         return Sweep(due, announced, timed_out, lag / 1000)
 
     def health(self) -> Health:
-        """Which processes were seen lately, by the clock of Redis."""
-        now, seen = self._run("health")
+        """Which processes were seen lately, and whether the sweep keeps up, by Redis' clock."""
+        now, seen, lag = self._run("health")
         ages = {
             name: max(0.0, (now - float(at)) / 1000)
             for name, at in zip(seen[::2], seen[1::2], strict=True)
         }
         sweeps = {name: age for name, age in ages.items() if name.startswith("sweep:")}
-        return Health({n: a for n, a in ages.items() if n not in sweeps}, sweeps)
+        workers = {name: age for name, age in ages.items() if name not in sweeps}
+        return Health(workers, sweeps, lag / 1000)
 
     def outcomes(self) -> dict[str, Outcomes]:
         """How each model did in the last 24 hours; models without an outcome are absent."""
