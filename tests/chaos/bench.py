@@ -60,6 +60,7 @@ class Bench:
         self.full = full
         self.rng = random.Random(f"{run}{seed}")
         self.directory = directory
+        self.part = ""
         self.figures: dict[str, Any] = {}
         self.checks: list[dict[str, Any]] = []
         self._seed = seed
@@ -84,10 +85,13 @@ class Bench:
     # -- the system and its load
 
     @contextlib.contextmanager
-    def system(self, **options: Any) -> Iterator[System]:
-        """A running system below the run's directory."""
-        self.say("starting the system")
-        with running(System(self.directory, **options | self._settings)) as system:
+    def system(self, part: str = "", **options: Any) -> Iterator[System]:
+        """A running system below the run's directory; `part` names one of several in a run."""
+        self.part = part
+        self.say(f"starting the system {part}".strip())
+        directory = self.directory / part
+        directory.mkdir(exist_ok=True)
+        with running(System(directory, **options | self._settings)) as system:
             self.say("the system is ready")
             yield system
 
@@ -104,7 +108,7 @@ class Bench:
 
         It asks at `urls`, or at all front ends of the system; `options` are those of `Client`.
         """
-        log = Log(self.directory / "client.jsonl")
+        log = Log(system.directory / "client.jsonl")
         client = Client(urls or system.urls, log, **options)
         try:
             client.start(wanted)
@@ -132,13 +136,21 @@ class Bench:
             f"{client.submitted} submitted, {client.open} open, {client.ended} ended; {faults()}"
         )
 
-    def judge(self, system: System, **figures: Any) -> dict[str, Any]:
-        """Count what came of it, and hold it against what no run may have."""
+    def judge(
+        self, system: System, *, images: Path | None = None, **figures: Any
+    ) -> dict[str, Any]:
+        """Count what came of it, and hold it against what no run may have.
+
+        `images` is where they are stored, if not in the usual place. `figures` are published with
+        those of the checker.
+        """
         self.say("counting")
-        counted = count(Evidence.of(self.directory, system.records()))
-        self.figures |= figures | counted
+        counted = count(Evidence.of(system.directory, system.records(), images))
+        self.figures |= {self.part: figures | counted} if self.part else figures | counted
         for name in _NEVER:
-            self.require(name, counted[name], not counted[name], "none")
+            what = f"{self.part}: {name}" if self.part else name
+            self.require(what, counted[name], not counted[name], "none")
+        system.keep_evidence()
         return counted
 
     def require(self, what: str, found: Any, ok: bool, allowed: str) -> None:

@@ -24,6 +24,7 @@ from tests.chaos.system import Record, in_doubt
 __all__ = ["Evidence", "count", "lines"]
 
 _ORDER = {"pending": 0, "processing": 1, "completed": 2, "failed": 2}
+_FOREIGN = "169.254.169.254"  # where some faults of the sandbox want us to go
 _SOLD_TOGETHER = {"midjourney"}  # one purchase, whatever n is
 
 
@@ -37,12 +38,13 @@ class Evidence:
     images: Path  # the directory of pictures
 
     @classmethod
-    def of(cls, directory: Path, records: list[Record]) -> Evidence:
+    def of(cls, directory: Path, records: list[Record], images: Path | None = None) -> Evidence:
+        """What a system has left in its directory, and in Redis; pictures may be elsewhere."""
         return cls(
             lines(directory / "client.jsonl"),
             lines(directory / "ledger.jsonl"),
             records,
-            directory / "images",
+            images or directory / "images",
         )
 
 
@@ -96,6 +98,7 @@ def count(evidence: Evidence) -> dict[str, Any]:
         "pictures": sum(len(body["data"]) for body in completed),
         "pictures_missing": dict(Counter(missing)),
         "failed": dict(failed),
+        "addresses_shown": sum(_FOREIGN in json.dumps(body) for body in ends.values()),
         "outcome_unknown": failed["outcome_unknown"]
         + sum("outcome_unknown" in str(b.get("missing")) for b in completed),
         "lost": sorted(marker for marker in accepted if marker not in ends),

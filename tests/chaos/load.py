@@ -79,9 +79,9 @@ def marker_of(prompt: str) -> str:
 
 
 def orders(
-    rng: random.Random, rate: float, models: Sequence[str] = tuple(_MODELS), *, burst: int = 1
+    rng: random.Random, rate: float, models: Sequence[str] = tuple(_MODELS), *, first: int = 0
 ) -> Iterator[Order]:
-    """Orders without end, about `rate` per second, of a mix of models; `burst` of them at a time.
+    """Orders without end, about `rate` per second, of a mix of models; the number of the `first`.
 
     Gemini sells pictures singly and has no seeds, so that two of one task could not be told apart:
     it is asked for one at a time.
@@ -89,9 +89,8 @@ def orders(
     rng = random.Random(rng.random())  # drawn from at the pace of the load, not of the faults
     weights = [_MODELS[model][0] for model in models]
     at = 0.0
-    for index in itertools.count():
-        if index % burst == 0:
-            at += rng.expovariate(rate / burst)
+    for index in itertools.count(first):
+        at += rng.expovariate(rate)
         model = rng.choices(models, weights)[0]
         n = 1 if model == "gemini-image" else rng.choice(_COUNTS)
         yield Order(index, at, model, n)
@@ -150,6 +149,7 @@ class Client:
         self._stopped = False
         self._enough = False
         self._busy = 0
+        self._over: set[int] = set()  # orders
         self._ends: dict[str, tuple[str, dict[str, Any]]] = {}
         self.submitted = 0  # orders begun
         self.accepted = 0
@@ -178,6 +178,10 @@ class Client:
     def open(self) -> int:
         """Accepted tasks whose end has not been seen."""
         return self.accepted - self.ended - self.gone
+
+    def has_ended(self, wanted: Iterable[Order]) -> bool:
+        """Whether each of these orders has come to an end, good or bad."""
+        return self._over.issuperset(order.index for order in wanted)
 
     def is_done(self) -> bool:
         """Whether every order is carried out and every accepted task was seen to end."""
@@ -272,6 +276,7 @@ class Client:
             again = time.monotonic() + 0.5
             self._later(again, partial(self._submit, order, attempt + 1, since))
         else:
+            self._over.add(order.index)
             self._count("given_up")
 
     def _poll(self, marker: str, task_id: str, number: int, unknown: int) -> None:
@@ -291,10 +296,12 @@ class Client:
         if status in _FINAL:
             self._log.write("end", marker=marker, task=task_id, body=answer.body)
             self._ends[marker] = task_id, answer.body
+            self._over.add(int(marker[1:6]))
             self._count("ended")
             return
         unknown = unknown + 1 if answer.status == 404 else 0
         if unknown == 3:
+            self._over.add(int(marker[1:6]))
             self._count("gone")
             return
         again = time.monotonic() + min(1.5, 0.3 * 1.4**number)

@@ -95,6 +95,12 @@ REMOVALS = {
             ),
         ),
     ),
+    "doubt": Removal(
+        "A call that was cut off after it was sent counts as not sent.",
+        "G",
+        frozenset({"bought_twice"}),
+        (("workers/providers/http.py", "            if trouble.sent:", "            if False:"),),
+    ),
     "timeout": Removal(
         "The front end waits for Redis as long as it takes.",
         "F",

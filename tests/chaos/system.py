@@ -16,6 +16,7 @@ import redis
 import requests
 
 from common.connection import connect
+from tests.chaos.models import catalog
 from tests.chaos.proxy import SlowProxy
 from tests.processes import free_port, until
 from tests.stack import Stack
@@ -27,8 +28,6 @@ LEASE = 5.0  # seconds; long enough for a busy machine, short enough for a test
 
 Record = dict[str, str]
 """A task's hash in Redis, as it is."""
-
-CATALOG = Path(__file__).parent / "models.toml"
 
 _RECORDS = "darkroom:task:"
 
@@ -56,9 +55,10 @@ class System(Stack):
             "SANDBOX_SPEED": "10",
             "LEASE_SECONDS": str(LEASE),
             "DOUBT_SECONDS": str(LEASE),
-            "CATALOG_FILE": str(CATALOG),
+            "CATALOG_FILE": str(directory / "models.toml"),
             "PUBLIC_URL": "http://darkroom.test",  # the same from all front ends
         }
+        (directory / "models.toml").write_text(catalog())
         super().__init__(directory, **defaults | settings)
         close(self.redis)
         self.redis = connect(self.redis_url)  # which reports an outage and does not sit it out
@@ -166,6 +166,18 @@ class System(Stack):
         found: Any = self.redis.hgetall(_RECORDS + task_id)
         return dict(found)
 
+    def forget_route(self, provider: str) -> None:
+        """Let the fleet know nothing of a provider any more, and ask it anew."""
+        fields: Any = self.redis.hkeys("darkroom:routes")
+        if mine := [
+            field for field in fields if field.startswith((f"{provider}:", f"{provider}/"))
+        ]:
+            self.redis.hdel("darkroom:routes", *mine)
+
+    def all_purchases(self) -> list[dict[str, Any]]:
+        ledger = requests.get(f"{self.sandbox_url}/_sandbox/purchases", timeout=30).json()
+        return list(ledger["purchases"])
+
     def _ids(self) -> list[str]:
         ids: Any = self.redis.zrange("darkroom:due", 0, -1)
         return list(ids)
@@ -176,14 +188,10 @@ class System(Stack):
             pipeline.hgetall(key)
         return [record for record in pipeline.execute() if record]
 
-    def keep_evidence(self, keep_images: bool) -> None:
-        """Leave what a person would want to look at in the directory, and nothing large."""
+    def keep_evidence(self) -> None:
+        """Leave what a person would want to look at in the directory."""
         with (self.directory / "records.jsonl").open("w") as file:
             file.writelines(json.dumps(record) + "\n" for record in self.records())
-        for path in self.directory.glob("appendonlydir"):
-            shutil.rmtree(path)
-        if not keep_images:
-            shutil.rmtree(self.directory / "images", ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -196,6 +204,8 @@ def running(system: System) -> Iterator[System]:
         finally:
             close(system.redis)
             system.stop()
+            for name in ("appendonlydir", "images"):  # large, and of no use any more
+                shutil.rmtree(system.directory / name, ignore_errors=True)
 
 
 def in_doubt(record: Record) -> list[int]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.chaos.bench import Bench
+from tests.chaos.runs.adversity import surroundings_fail
 from tests.chaos.runs.processes import (
     front_ends_and_workers_are_replaced,
     messages_vanish_with_their_worker,
     workers_are_frozen_and_thawed,
     workers_are_killed,
 )
+from tests.chaos.runs.providers import providers_fail
 from tests.chaos.runs.redis import redis_breaks_under_load, redis_does_not_answer
 
 __all__ = ["RUNS"]
@@ -22,5 +24,7 @@ RUNS: dict[str, Callable[[Bench], None]] = {
     "D": workers_are_frozen_and_thawed,
     "E": front_ends_and_workers_are_replaced,
     "F": redis_does_not_answer,
+    "G": providers_fail,
+    "H": surroundings_fail,
 }
 """Each breaks the system in one way; its docstring says how, its checks what must come of it."""
