@@ -13,12 +13,13 @@ from api.auth import make_authentication
 from api.cli import make_commands
 from api.room import Room
 from api.task_body import TaskBody
-from api.waiting import Waiting
+from api.waiting import REDIS_SECONDS, Waiting
 from common.catalog import Catalog
+from common.connection import allow_redis, connect
 from common.keys import KeyStore
 from common.settings import Settings
 from common.storage import ImageStorage
-from common.store import TaskStore, connect
+from common.store import TaskStore
 
 __all__ = ["create_app"]
 
@@ -46,6 +47,7 @@ def create_app(settings: Settings) -> Flask:
         storage,
         lambda: settings.public_url.rstrip("/") or request.host_url.rstrip("/"),
     )
+    reserve = settings.disk_reserve_mb * 1_000_000
     waiting = Waiting(connect(settings.redis_url, connections=1), store)
     probe = connect(settings.redis_url, connections=8, timeout=_PROBE_SECONDS)
 
@@ -58,17 +60,17 @@ def create_app(settings: Settings) -> Flask:
     app.extensions["waiting"] = waiting
     request_log.init_app(app)
     errors.init_app(app)
+    app.before_request(lambda: allow_redis(REDIS_SECONDS))
     app.before_request(make_authentication(keys, settings.bootstrap_api_key.get_secret_value()))
-    app.register_api(
-        images.make_blueprint(store, catalog, providers, bodies, waiting, Room(client))
-    )
+    room = Room(client, storage, reserve=reserve)
+    app.register_api(images.make_blueprint(store, catalog, providers, bodies, waiting, room))
     app.register_api(tasks.make_blueprint(store, bodies, waiting))
     app.register_api(files.make_blueprint(signer, storage))
     app.register_api(models.make_blueprint(catalog, providers, models.RecentOutcomes(store)))
     app.register_api(
         health.make_blueprint(
             TaskStore(probe),
-            Room(probe),
+            Room(probe, storage, reserve=reserve),
             worker_age=3 * settings.lease_seconds,
             sweep_age=10 * settings.sweep_seconds + 5,
         )

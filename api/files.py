@@ -25,9 +25,9 @@ from PIL import Image
 from api.errors import ApiError
 from api.openapi import errors, tag
 from api.schemas import FilePath, FileQuery
+from common.connection import store_errors
 from common.hub import off_the_hub
 from common.storage import ImageStorage
-from common.store import store_errors
 
 __all__ = ["FileSigner", "make_blueprint"]
 

@@ -18,7 +18,8 @@ def make_blueprint(
     store: TaskStore, room: Room, *, worker_age: float, sweep_age: float
 ) -> APIBlueprint:
     """`/healthz` and `/readyz`. A worker or sweep seen longer ago than its age, in seconds, is
-    missing. `store` and `room` should give up quickly: a probe does not wait."""
+    missing; so is a sweep that is as late with a due task. `store` and `room` should give up
+    quickly: a probe does not wait."""
     bp = APIBlueprint("health", __name__, abp_tags=[tag("operation")])
 
     @bp.get(
@@ -37,23 +38,22 @@ def make_blueprint(
         responses={200: Readiness, 503: Readiness, **errors()},
     )
     def readyz() -> Response:
-        missing = what_is_missing()
+        missing: list[str]
+        about: dict[str, float] = {}
+        try:
+            health, lacks = store.health(), room.lacks()
+        except StoreUnavailable:
+            missing = ["redis"]
+        else:
+            works = any(age <= worker_age for age in health.workers.values())
+            sweeps = any(age <= sweep_age for age in health.sweeps.values())
+            seen = {"worker": works, "sweep": sweeps and health.lag <= sweep_age}
+            missing = [*(name for name, there in seen.items() if not there), *lacks]
+            about["sweep_lag_seconds"] = health.lag
         status = "not_ready" if missing else "ready"
-        response = jsonify({"status": status, "missing": missing})
+        response = jsonify({"status": status, "missing": missing} | about)
         response.status_code = 503 if missing else 200
         response.headers["Cache-Control"] = "no-store"
         return response
-
-    def what_is_missing() -> list[str]:
-        try:
-            health = store.health()
-            lacks = room.lacks()
-        except StoreUnavailable:
-            return ["redis"]
-        seen = {
-            "worker": any(age <= worker_age for age in health.workers.values()),
-            "sweep": any(age <= sweep_age for age in health.sweeps.values()),
-        }
-        return [name for name, lately in seen.items() if not lately] + lacks
 
     return bp

@@ -9,12 +9,13 @@ from typing import Any, Literal
 import redis
 
 from api.errors import ApiError
+from common.connection import store_errors
 from common.logging import get_logger
-from common.store import store_errors
+from common.storage import ImageStorage
 
 __all__ = ["Lack", "Room"]
 
-Lack = Literal["memory"]
+Lack = Literal["memory", "disk"]
 
 _MOST_MEMORY = (
     0.75  # of Redis' maxmemory; tasks grow until they end, and a queue of hints with them
@@ -26,10 +27,22 @@ log = get_logger(__name__)
 
 
 class Room:
-    """Looks at most once a second, so that a submit seldom costs more than its one round trip."""
+    """Looks at most once a second, so that a submit seldom costs more than its one round trip.
 
-    def __init__(self, client: redis.Redis, clock: Callable[[], float] = time.monotonic) -> None:
+    `reserve`: bytes that have to be free where the pictures go, if that is a directory.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        storage: ImageStorage,
+        *,
+        reserve: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._redis = client
+        self._storage = storage
+        self._reserve = reserve
         self._clock = clock
         self._looked = -_REMEMBER
         self._lacks: list[Lack] = []
@@ -40,6 +53,8 @@ class Room:
         if now - self._looked >= _REMEMBER:
             self._looked = now  # before asking: whoever comes meanwhile need not ask as well
             lacks: list[Lack] = ["memory"] if self._is_memory_short() else []
+            if not self._storage.has_room(self._reserve):
+                lacks.append("disk")
             if lacks != self._lacks:
                 log.warning("room for new tasks", lacks=lacks)
             self._lacks = lacks

@@ -422,15 +422,21 @@ class Readiness(BaseModel):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"status": "ready", "missing": []},
-                {"status": "not_ready", "missing": ["worker"]},
+                {"status": "ready", "missing": [], "sweep_lag_seconds": 0.2},
+                {"status": "not_ready", "missing": ["worker"], "sweep_lag_seconds": 0.0},
             ]
         }
     )
 
     status: Literal["ready", "not_ready"]
-    missing: list[Literal["redis", "worker", "sweep", "memory"]] = Field(
-        description="`memory`: Redis has no room for new tasks; accepted ones are finished."
+    missing: list[Literal["redis", "worker", "sweep", "memory", "disk"]] = Field(
+        description="`memory`, `disk`: Redis, or the directory of the images, has no room for new "
+        "tasks; accepted ones are finished."
+    )
+    sweep_lag_seconds: float | None = Field(
+        None,
+        description="How long the oldest task that is due, for a retry or a takeover, has been "
+        "waiting to be looked at; absent without Redis.",
     )
 
 

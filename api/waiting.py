@@ -14,11 +14,16 @@ from collections.abc import Iterator
 
 import redis
 
+from common.connection import allow_redis
 from common.logging import get_logger
 from common.store import ENDED_CHANNEL, TaskStore
 from common.task import Task
 
-__all__ = ["Waiting"]
+__all__ = ["REDIS_SECONDS", "Waiting"]
+
+# What a request may spend on Redis before it is answered with 503, and anew each time that it has
+# waited for its task.
+REDIS_SECONDS = 2.0
 
 # A connection can die without a sign, so that nothing is heard any more: each waiter looks by
 # itself this often, in seconds.
@@ -50,6 +55,7 @@ class Waiting:
             while True:
                 # Cleared before the read: an end after it sets the event again and is not missed.
                 woken.clear()
+                allow_redis(REDIS_SECONDS)  # however long the request has been held
                 task = self._store.read(task_id)
                 left = deadline - time.monotonic()
                 if task is None or task.status.final or left <= 0 or self._released:

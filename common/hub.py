@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["off_the_hub", "unpatched"]
+__all__ = ["at_most", "off_the_hub", "unpatched"]
 
 T = TypeVar("T")
 
@@ -18,14 +19,27 @@ def off_the_hub(action: Callable[[], T]) -> T:
     A call into native code (image codecs, the object store) would hold the loop, and with it
     every other request, for its whole length.
     """
-    # Looked up, not imported: a process without gevent must not pay for it.
-    monkey: Any = sys.modules.get("gevent.monkey")
-    if monkey is None or not monkey.is_module_patched("threading"):
+    if not _on_gevent():
         return action()
     from gevent import get_hub
 
     result: T = get_hub().threadpool.apply(action)
     return result
+
+
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """End the block with TimeoutError when it waits for longer, if this process runs on gevent.
+
+    Elsewhere the time-outs of whatever it waits for have to do.
+    """
+    if not _on_gevent():
+        yield
+        return
+    from gevent import Timeout
+
+    with Timeout(max(seconds, 0.001), TimeoutError("waited for too long")):
+        yield
 
 
 def unpatched(module: str, name: str) -> Any:
@@ -37,3 +51,9 @@ def unpatched(module: str, name: str) -> Any:
     if monkey is not None:
         return monkey.get_original(module, name)
     return getattr(importlib.import_module(module), name)
+
+
+def _on_gevent() -> bool:
+    # Looked up, not imported: a process without gevent must not pay for it.
+    monkey: Any = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))

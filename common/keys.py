@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 import redis
 
-from common.store import store_errors
+from common.connection import store_errors
 
 __all__ = ["ApiKey", "KeyStore"]
 

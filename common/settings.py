@@ -107,6 +107,12 @@ class Settings(BaseSettings):
             "Empty: DATA_DIR/images. Needs to be the same for every web and worker.",
         )
     )
+    disk_reserve_mb: int = Field(
+        200,
+        ge=0,
+        description="New tasks are refused while less is free, in megabytes, where the images go. "
+        "Of no account for a bucket.",
+    )
 
     # -- Who may ask
     bootstrap_api_key: SecretStr = Field(

@@ -73,6 +73,16 @@ class ImageStorage:
         """The bytes of an image, None when there is none of that name."""
         return self._do(lambda: self._place.get(name))
 
+    def has_room(self, reserve: int) -> bool:
+        """Whether a directory can be written, with `reserve` bytes to spare. Buckets always can."""
+
+        def look() -> bool:
+            with contextlib.suppress(OSError):
+                return self._place.has_room(reserve)
+            return False
+
+        return off_the_hub(look)
+
     def delete_older_than(self, age: datetime.timedelta) -> int:
         """Delete what was stored more than `age` ago; returns how many images went.
 
@@ -92,6 +102,7 @@ class _Place(Protocol):
 
     def put(self, name: str, data: bytes) -> None: ...
     def get(self, name: str) -> bytes | None: ...
+    def has_room(self, reserve: int) -> bool: ...
     def delete_before(self, limit: float) -> int: ...
 
 
@@ -106,7 +117,7 @@ class _Directory:
     def __init__(self, root: Path) -> None:
         self._root = root
         root.mkdir(parents=True, exist_ok=True)
-        self._try_to_write()  # else found out by the first paid picture
+        self.has_room(0)  # what is wrong would else be found out by the first paid picture
 
     def put(self, name: str, data: bytes) -> None:
         path = self._path(name)
@@ -131,6 +142,11 @@ class _Directory:
             return self._path(name).read_bytes()
         return None
 
+    def has_room(self, reserve: int) -> bool:
+        with tempfile.TemporaryFile(dir=self._root):
+            space = os.statvfs(self._root)
+        return space.f_bavail * space.f_frsize > reserve
+
     def delete_before(self, limit: float) -> int:
         deleted = 0
         for folder, _, files in os.walk(self._root, topdown=False):
@@ -153,10 +169,6 @@ class _Directory:
             raise ValueError(f"not a name for an image: {name!r}")
         return path
 
-    def _try_to_write(self) -> None:
-        with tempfile.TemporaryFile(dir=self._root):
-            pass
-
 
 class _Bucket:
     """A bucket, whose provider answers for what it has accepted."""
@@ -171,6 +183,9 @@ class _Bucket:
         with contextlib.suppress(NotFoundError, FileNotFoundError):
             return bytes(obstore.get(self._store, name).bytes())
         return None
+
+    def has_room(self, reserve: int) -> bool:
+        return True
 
     def delete_before(self, limit: float) -> int:
         deleted = 0

@@ -455,9 +455,11 @@ function ops.sweep(who, limit, check, retention, template)
   return { #due / 2, announced, timed_out, lag }
 end
 
--- health   -> now, then worker name and the time it was last seen, …
+-- health   -> now, worker names and the times they were last seen, and how late the oldest due task is
 function ops.health()
-  return { now, redis.call('ZRANGE', KEYS[5], 0, -1, 'WITHSCORES') }
+  local oldest = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
+  return { now, redis.call('ZRANGE', KEYS[5], 0, -1, 'WITHSCORES'),
+           oldest and math.max(0, now - oldest) or 0 }
 end
 
 -- outcomes   -> the buckets of the last 24 hours, one after the other as <model>:<what> <count> …

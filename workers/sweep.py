@@ -67,7 +67,8 @@ class Sweeper:
                 wait = self._every
                 if time.monotonic() >= purge_at:
                     purge_at = time.monotonic() + _PURGE_SECONDS
-                    self._purge()
+                    # Beside the loop: to go through a large store takes minutes.
+                    threading.Thread(target=self._purge, name="purge", daemon=True).start()
             except StoreUnavailable as error:
                 log.warning("the sweep could not look", reason=str(error))
                 wait, away = self._every, True
@@ -87,6 +88,9 @@ class Sweeper:
                 return
 
     def _purge(self) -> None:
-        deleted = self._storage.delete_older_than(datetime.timedelta(seconds=self._retention))
-        if deleted:
-            log.info("old images deleted", images=deleted)
+        age = datetime.timedelta(seconds=self._retention)
+        try:
+            if deleted := self._storage.delete_older_than(age):
+                log.info("old images deleted", images=deleted)
+        except StoreUnavailable as error:
+            log.warning("old images could not be deleted", reason=str(error))

@@ -14,11 +14,11 @@ import redis
 import requests
 from honcho.environ import parse_procfile
 
+from common.connection import connect
 from common.errors import DarkroomError
 from common.keys import KeyStore
 from common.liveness import Liveness
 from common.settings import Settings
-from common.store import connect
 from ops.launcher.data import DataDirectory, Running
 from ops.launcher.errors import LauncherError
 from ops.launcher.output import Output

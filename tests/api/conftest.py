@@ -20,10 +20,11 @@ import redis
 import requests
 from PIL import Image
 
+from common.connection import connect
 from common.keys import KeyStore
 from common.settings import Settings
 from common.storage import ImageStorage
-from common.store import TaskStore, connect
+from common.store import TaskStore
 from common.task import Claim, Failure, Result, StoredImage
 from tests.processes import free_port, until
 from tests.valkey import Valkey

@@ -151,3 +151,20 @@ def test_readiness_names_what_is_missing(fragile: Stack) -> None:
     long_ago = (time.time() - 100) * 1000
     fragile.redis.zadd("darkroom:seen", {"worker-1": long_ago})
     assert missing() == ["worker"]
+
+
+def test_readiness_names_a_sweep_that_does_not_keep_up(fragile: Stack) -> None:
+    late = fragile.submit()
+    fragile.store.renew("worker-1", {})
+    fragile.store.sweep("beat-1")
+    fragile.redis.zadd("darkroom:due", {late: (time.time() - 60) * 1000})
+
+    answer = fragile.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["missing"] == ["sweep"]
+    assert 60 <= answer.json()["sweep_lag_seconds"] < 90
+
+    fragile.store.sweep("beat-1")
+    answer = fragile.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json()["sweep_lag_seconds"] == 0

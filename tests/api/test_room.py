@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import requests
 
-from tests.api.conftest import Stack
+from tests.api.conftest import Stack, running
 from tests.processes import until
 
 REQUEST = {"model": "flux-pro", "prompt": "x"}
@@ -120,3 +121,14 @@ def test_a_redis_that_keeps_its_memory_to_itself_is_taken_to_have_room(
             assert accepted(fragile)
     finally:
         fragile.redis.acl_setuser("default", commands=["+info"])
+
+
+def test_new_tasks_are_refused_while_too_little_is_free_for_their_pictures(tmp_path: Path) -> None:
+    with running(tmp_path, SANDBOX="on", DISK_RESERVE_MB=10**9) as stack:
+        answer = stack.post(REQUEST)
+
+        assert answer.status_code == 503
+        assert "room" in answer.json()["error"]["message"]
+        assert answer.headers["Retry-After"] == "10"
+        assert stack.redis.zcard("darkroom:due") == 0
+        assert "disk" in stack.get("/readyz").json()["missing"]

@@ -13,8 +13,8 @@ from api.files import FileSigner
 from api.schemas import ImageTask
 from api.task_body import TaskBody
 from common.catalog import Catalog
+from common.connection import connect
 from common.storage import ImageStorage
-from common.store import connect
 from common.task import ImageRequest, Result, Status, StoredImage, Task
 from workers.images import ImageLimits, verify
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import redis
 import requests
 
-from common.store import connect
+from common.connection import connect
 from tests.chaos.models import catalog
 from tests.chaos.proxy import SlowProxy
 from tests.processes import free_port, until

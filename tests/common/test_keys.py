@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from common.connection import connect
 from common.errors import StoreUnavailable
 from common.keys import KeyStore
-from common.store import connect
 from tests.valkey import Valkey, close, running_valkey
 
 PLAIN = "sk-test-0123456789abcdef"

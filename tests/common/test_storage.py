@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,6 +162,22 @@ def test_a_picture_is_on_the_disk_before_it_has_its_name(storage: ImageStorage) 
     ]
 
 
+def test_room_is_what_is_free_beyond_the_reserve(storage: ImageStorage, directory: Path) -> None:
+    free = shutil.disk_usage(directory).free
+
+    assert storage.has_room(0)
+    assert storage.has_room(free // 2)
+    assert not storage.has_room(2 * free)
+    assert not list(directory.iterdir())
+
+
+def test_a_directory_that_went_bad_has_no_room(storage: ImageStorage, directory: Path) -> None:
+    directory.rmdir()
+    directory.touch()
+
+    assert not storage.has_room(0)
+
+
 @pytest.mark.parametrize("name", ["../0.png", "task/../../0.png", "/etc/passwd"])
 def test_no_name_leads_out_of_the_directory(storage: ImageStorage, name: str) -> None:
     with pytest.raises(ValueError, match="not a name"):
@@ -174,6 +191,7 @@ def test_a_bucket_keeps_and_deletes_alike() -> None:
 
     assert bucket.get("task/0.png") == b"picture"
     assert bucket.get("task/1.png") is None
+    assert bucket.has_room(10**18)
     assert bucket.delete_older_than(HOUR) == 0
     assert bucket.delete_older_than(-HOUR) == 1
     assert bucket.get("task/0.png") is None

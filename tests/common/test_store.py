@@ -820,6 +820,18 @@ def test_health_names_the_workers_and_sweeps_that_were_seen(
     assert 90 <= health.workers["old"] < 150
 
 
+def test_health_tells_how_late_the_sweep_is(store: TaskStore, valkey: Valkey) -> None:
+    assert store.health().lag == 0
+    create(store)
+    late = create(store)
+    assert store.health().lag == 0
+    valkey.redis.zadd("darkroom:due", {late: valkey.now() - 40_000})
+
+    assert 40 <= store.health().lag < 60
+    store.sweep("a")
+    assert store.health().lag == 0
+
+
 def test_workers_that_were_not_seen_for_an_hour_are_forgotten(
     store: TaskStore, valkey: Valkey
 ) -> None:

@@ -17,8 +17,8 @@ import pytest
 import requests
 
 from common.catalog import Catalog
+from common.connection import connect
 from common.keys import KeyStore
-from common.store import connect
 from tests.docs.documents import ROOT, blocks, commands, read
 from tests.processes import free_port, until
 

@@ -132,7 +132,13 @@ def test_an_orderly_stop_hands_waiting_jobs_over(fragile: Stack) -> None:
     until(lambda: "accepted" in str(fragile.redis.hgetall(f"darkroom:task:{task['id']}")), "job id")
 
     fragile.start("worker.2")
+    until(lambda: "ready" in (fragile.directory / "worker.2.log").read_text(), "ready", 40)
     fragile.kill("worker", signal.SIGTERM)
+    until(
+        lambda: fragile.redis.hget(f"darkroom:task:{task['id']}", "generation") == "2",
+        "taken up by another worker",
+        5,
+    )
     end = fragile.finished(task)
 
     assert end["status"] == "completed"

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from common.connection import connect
 from common.errors import (
     LeaseLost,
     OutcomeUnknown,
     Unavailable,
 )
+from common.store import Grant, Shut, TaskStore
 from common.task import CallState, Claim, Failure
 from tests.common.tasks import claim, record_key
 from tests.workers.pictures import picture
@@ -138,3 +144,51 @@ def test_an_unknown_outcome_is_risked_again_only_where_the_operator_says_so(shop
 
     assert len(provider.submits) == 3
     assert (failure.code, failure.billed) == ("outcome_unknown", "unknown")
+
+
+class FreezingStore(TaskStore):
+    """Whoever announces a call stands still then, until his lease has run out and `meanwhile` is
+    over."""
+
+    meanwhile: Callable[[], object]
+
+    def begin(self, *args: Any, **options: Any) -> Grant | tuple[Shut, ...]:
+        granted = super().begin(*args, **options)
+        time.sleep(self.lease * 1.1)
+        self.meanwhile()
+        return granted
+
+
+@pytest.fixture
+def freezing(shop: Workshop) -> Iterator[Workshop]:
+    """A workshop whose runners freeze, on the same record and pictures."""
+    with contextlib.closing(connect(shop.valkey.url)) as client:
+        store = FreezingStore(client, lease=0.1)
+        yield Workshop(store, shop.storage, shop.valkey)
+
+
+def test_a_worker_that_stood_still_before_it_sent_does_not_send(
+    shop: Workshop, freezing: Workshop
+) -> None:
+    """Whoever has the task now thinks that it may have been bought, learns that it was not, and
+    buys."""
+    frozen, held = Plain(never, never), freezing.claim()
+
+    def meanwhile() -> None:
+        with pytest.raises(Deferred) as caught:
+            shop.run(Plain(never, never), claim(shop.store, held.task.id))
+        assert caught.value.reason == "in doubt"
+
+    freezing.store.meanwhile = meanwhile  # type: ignore[attr-defined]
+    with pytest.raises(LeaseLost):
+        freezing.run(frozen, held)
+    result = shop.run(Plain(), claim(shop.store, held.task.id))
+
+    assert len(result.images) == 1
+    assert frozen.submits == []
+
+
+def test_a_worker_that_stood_still_and_still_has_its_task_sends(freezing: Workshop) -> None:
+    freezing.store.meanwhile = lambda: None  # type: ignore[attr-defined]
+
+    assert len(freezing.run(Plain()).images) == 1

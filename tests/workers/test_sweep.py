@@ -92,6 +92,25 @@ def test_the_sweep_shows_that_it_lives(store: TaskStore, storage: ImageStorage) 
         until(lambda: "sweep:a" in store.health().sweeps)
 
 
+def test_a_sweep_shows_that_it_gets_on_whether_redis_answers_or_not(
+    store: TaskStore, storage: ImageStorage, valkey: Valkey
+) -> None:
+    turns: list[int] = []
+    stop = threading.Event()
+    sweeper = Sweeper(
+        store, storage, name="a", every=0.02, retention=3600, turned=lambda: turns.append(1)
+    )
+    thread = threading.Thread(target=sweeper.run, args=(stop,))
+    thread.start()
+
+    until(lambda: len(turns) > 3)
+    with valkey.refusing():
+        turned = len(turns)
+        until(lambda: len(turns) > turned + 3)
+    stop.set()
+    thread.join(30)
+
+
 def test_a_sweep_that_waits_stops_at_once(store: TaskStore, storage: ImageStorage) -> None:
     with sweeping(store, storage, every=600):
         until(lambda: "sweep:a" in store.health().sweeps)
@@ -110,6 +129,33 @@ def test_old_images_are_deleted(store: TaskStore, storage: ImageStorage, tmp_pat
         until(lambda: storage.get("old/0.png") is None)
 
     assert storage.get("new/0.png") == b"new"
+
+
+class Slow:
+    """An image store that takes its time to delete."""
+
+    def __init__(self) -> None:
+        self.deleting = threading.Event()
+        self.go_on = threading.Event()
+
+    def delete_older_than(self, age: object) -> int:
+        self.deleting.set()
+        self.go_on.wait(20)
+        return 0
+
+
+def test_a_large_store_of_images_does_not_hold_the_sweep_up(
+    make_store: Callable[..., TaskStore], valkey: Valkey
+) -> None:
+    store, slow = make_store(check=0.01), Slow()
+    storage: Any = slow
+
+    with sweeping(store, storage):
+        assert slow.deleting.wait(20)
+        create(store)
+        valkey.redis.delete(QUEUE)
+        until(lambda: valkey.redis.llen(QUEUE) == 1)
+        slow.go_on.set()
 
 
 class Absent:

@@ -6,6 +6,7 @@ Each is a real process of either pool. It may go `STALL` seconds without a turn.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -71,15 +72,19 @@ def goes_on(worker: Worker, seconds: float = LONG) -> None:
     assert worker.process.poll() is None, worker.log.read_text()
 
 
-def alive(worker: Worker) -> subprocess.CompletedProcess[str]:
-    """What a supervisor's probe is told."""
+def probe(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """What a supervisor is told."""
     return subprocess.run(
         [sys.executable, "-m", "workers", "alive"],
         cwd=ROOT,
-        env=worker.environment,
+        env=environment,
         capture_output=True,
         text=True,
     )
+
+
+def alive(worker: Worker) -> subprocess.CompletedProcess[str]:
+    return probe(worker.environment)
 
 
 @pytest.mark.parametrize("pool", ["gevent"])
@@ -224,6 +229,20 @@ def test_a_probe_is_told_of_a_worker_that_keeps_the_interpreter_to_itself(worker
     until(lambda: alive(worker).returncode == 1, "told of", STALL + 5)
 
     worker.process.kill()
+
+
+def test_a_probe_is_told_of_a_sweep_that_is_frozen(valkey: Valkey, tmp_path: Path) -> None:
+    settings = {"REDIS_URL": valkey.url, "DATA_DIR": str(tmp_path), "STALL_SECONDS": str(STALL)}
+    environment = {"PATH": os.environ["PATH"], **settings}
+    with subprocess.Popen(
+        [sys.executable, "-m", "workers", "beat"], cwd=ROOT, env=environment
+    ) as beat:
+        until(lambda: probe(environment).returncode == 0, "the sweep gets on")
+
+        beat.send_signal(signal.SIGSTOP)
+        until(lambda: probe(environment).returncode == 1, "told of", STALL + 5)
+
+        beat.kill()
 
 
 def test_a_probe_is_told_when_nothing_runs(worker: Worker) -> None:

@@ -17,7 +17,7 @@ from common.task import Call, CallState, Claim, Failure, Result, Task
 from tests.common.tasks import claim, create, record_key
 from tests.valkey import Valkey
 from tests.workers.plain import CATALOG, REQUEST, Plain
-from workers.courier import Patience
+from workers.courier import Courier, Patience
 from workers.images import ImageLimits
 from workers.providers.base import Job
 from workers.runner import Runner
@@ -39,15 +39,15 @@ class Workshop:
 
     def runner(self, provider: Plain, second: Plain | None = None) -> Runner:
         providers = {"plain": provider} | ({"second": second} if second else {})
-        return Runner(
+        courier = Courier(
             self.store,
             self.storage,
-            CATALOG,
             providers,
             limits=LIMITS,
             patience=self.patience,
             stopping=self.stopping,
         )
+        return Runner(self.store, CATALOG, providers, courier, stopping=self.stopping)
 
     def claim(self, *journal: Call, n: int = 1, deadline: float = 600, **said: Any) -> Claim:
         """A claim; with a journal, that of a task that an earlier worker had begun."""
