@@ -150,6 +150,11 @@ class System(Stack):
         """Records of all tasks there ever were."""
         return self._records(self.redis.scan_iter(f"{_RECORDS}*", count=1000))
 
+    def keep_evidence(self) -> None:
+        """Leave what a person would want to look at in the directory."""
+        with (self.directory / "records.jsonl").open("w") as file:
+            file.writelines(json.dumps(record) + "\n" for record in self.records())
+
     def count_in_logs(self, *words: str) -> int:
         """How many lines of the workers' logs have all these words."""
         return sum(
@@ -162,19 +167,15 @@ class System(Stack):
         """Whether no task is open, also none whose client was never told of it."""
         return not self._ids()
 
-    def record(self, task_id: str) -> Record:
-        found: Any = self.redis.hgetall(_RECORDS + task_id)
-        return dict(found)
-
     def forget_route(self, provider: str) -> None:
         """Let the fleet know nothing of a provider any more, and ask it anew."""
         fields: Any = self.redis.hkeys("darkroom:routes")
-        if mine := [
-            field for field in fields if field.startswith((f"{provider}:", f"{provider}/"))
-        ]:
+        mine = [name for name in fields if name.startswith((f"{provider}:", f"{provider}/"))]
+        if mine:
             self.redis.hdel("darkroom:routes", *mine)
 
     def all_purchases(self) -> list[dict[str, Any]]:
+        """What was bought so far."""
         ledger = requests.get(f"{self.sandbox_url}/_sandbox/purchases", timeout=30).json()
         return list(ledger["purchases"])
 
@@ -187,11 +188,6 @@ class System(Stack):
         for key in keys:
             pipeline.hgetall(key)
         return [record for record in pipeline.execute() if record]
-
-    def keep_evidence(self) -> None:
-        """Leave what a person would want to look at in the directory."""
-        with (self.directory / "records.jsonl").open("w") as file:
-            file.writelines(json.dumps(record) + "\n" for record in self.records())
 
 
 @contextlib.contextmanager
