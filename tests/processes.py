@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 import time
@@ -11,16 +12,26 @@ from typing import Any
 
 import redis
 
+_BLOCK = 277  # ports, of one process
+_GIVEN: set[int] = set()
+
 
 def free_port() -> int:
     """A port of this machine that nobody listens on.
 
     It is below those that outgoing connections get: while its server is away, a client that tries
     again and again could else be given the very port it looks for, and keep the server from it.
+    Nor does the next call, or that of a process beside this one, give it away before it is used.
     """
-    for port in random.SystemRandom().sample(range(15_000, 32_768), 100):
+    if len(_GIVEN) > _BLOCK // 2:
+        _GIVEN.clear()
+    first = 15_000 + os.getpid() % 64 * _BLOCK
+    for port in random.SystemRandom().sample(range(first, first + _BLOCK), _BLOCK):
+        if port in _GIVEN:
+            continue
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
+            _GIVEN.add(port)
             return port
     raise OSError("no free port")
 

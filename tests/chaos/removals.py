@@ -34,6 +34,12 @@ class Removal:
     edits: tuple[tuple[str, str, str], ...]
 
 
+_NO_ALLOWANCE = (
+    "common/connection.py",
+    "_allowance.set(_Allowance(seconds))",
+    "_allowance.set(_Allowance(100 * seconds))",
+)
+
 REMOVALS = {
     "lease": Removal(
         "A dead worker's claim never runs out.",
@@ -101,11 +107,20 @@ REMOVALS = {
         frozenset({"bought_twice"}),
         (("workers/providers/http.py", "            if trouble.sent:", "            if False:"),),
     ),
+    "allowance": Removal(
+        "A request may wait for Redis again and again.",
+        "F",
+        frozenset({"1.5 s slow: slowest"}),
+        (_NO_ALLOWANCE,),
+    ),
     "timeout": Removal(
-        "The front end waits for Redis as long as it takes.",
+        "A request waits for Redis as long as it takes.",
         "F",
         frozenset({"hung: slowest", "hung: answers"}),
-        (("common/store.py", "socket_timeout=timeout,", "socket_timeout=None,"),),
+        (
+            _NO_ALLOWANCE,
+            ("common/connection.py", "socket_timeout=timeout,", "socket_timeout=None,"),
+        ),
     ),
 }
 

@@ -9,15 +9,9 @@ import pytest
 from tests.chaos.bench import Bench
 from tests.chaos.runs import RUNS
 
-SLOW_REDIS = pytest.mark.xfail(
-    reason="one request waits for a slow Redis several times over", strict=False
-)
-
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "run", [pytest.param(run, marks=SLOW_REDIS) if run == "F" else run for run in RUNS]
-)
+@pytest.mark.parametrize("run", list(RUNS))
 def test_nothing_is_lost_and_nothing_bought_twice(run: str, tmp_path: Path) -> None:
     report = Bench(run, seed=1, full=False, directory=tmp_path / run).carry_out(RUNS[run])
 
