@@ -433,8 +433,8 @@ function ops.sweep(who, limit, check, retention, template)
   for i = 1, #due, 2 do
     local id = due[i]
     local key = record_key(id)
-    local status, queue, summary, created, deadline, hinted =
-      unpack(redis.call('HMGET', key, 'status', 'queue', 'summary', 'created', 'deadline', 'hinted'))
+    local status, queue, summary, deadline, hinted =
+      unpack(redis.call('HMGET', key, 'status', 'queue', 'summary', 'deadline', 'hinted'))
     if not status or is_final(status) then
       redis.call('ZREM', KEYS[2], id)
     elseif tonumber(deadline) <= now then
@@ -443,12 +443,16 @@ function ops.sweep(who, limit, check, retention, template)
     else
       if oldest[queue] == nil then oldest[queue] = oldest_hint(queue) or false end
       -- Queues are first in, first out: with only younger messages left, this one is gone.
+      local waited = 0
       if hinted == '0' or not oldest[queue] or oldest[queue] > tonumber(hinted) then
         push_hint(template, id, queue, summary)
         announced = announced + 1
+      else
+        waited = now - hinted
       end
-      -- Looked at ever more rarely, so that a long queue costs the sweep little.
-      local again = math.min(now + math.max(check, math.min(now - created, 300000)), deadline)
+      -- A message that waits is looked after ever more rarely, so that a long queue costs the sweep
+      -- little.
+      local again = math.min(now + math.max(check, math.min(waited, 300000)), deadline)
       redis.call('ZADD', KEYS[2], again, id)
     end
   end

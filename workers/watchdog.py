@@ -113,6 +113,7 @@ class Watchdog:
         good = looked = time.monotonic()
         while True:
             sleep(self._every)
+            self._liveness.show()
             before, looked = looked, time.monotonic()
             asked = self._ask()
             now = time.monotonic()
@@ -125,7 +126,6 @@ class Watchdog:
             good = max(good, self._turned)
             if now - good > self._stall - self._every:
                 self._end(now - good)
-            self._liveness.show()
 
     def _ask(self) -> bool:
         """Put a message into the queue in place of the last; False when Redis does not take it."""

@@ -26,7 +26,7 @@ FIRST_DELAY, LONGEST_DELAY = 0.2, 10.0  # seconds before a child that died is st
 STEADY = 30.0  # a child that lived this many seconds starts over at the first delay
 _TAIL_LINES = 15
 _LOOK_SECONDS = 1.0  # between two looks at how long ago a child got on
-_LOOKS = 2  # that find it stuck: when the whole machine stood still, it has the time in between
+_LOOKS = 3  # that find it stuck: when the whole machine stood still, it has the time in between
 _QUIET_SECONDS = 2.0  # of waiting for a child to stop before it is said
 
 
@@ -130,10 +130,11 @@ class Supervisor:
 
     async def _watch(self, child: Child, process: asyncio.subprocess.Process) -> None:
         stuck = 0
+        limit = max(self._stall / 2, self._stall - _LOOKS * _LOOK_SECONDS)
         while self._stall and not child.stopping.is_set():
             await asyncio.sleep(_LOOK_SECONDS)
             age = self._liveness.ages().get(process.pid, 0.0)
-            stuck = stuck + 1 if age > self._stall else 0
+            stuck = stuck + 1 if age > limit else 0
             if stuck >= _LOOKS and not child.stopping.is_set():
                 self._say(f"{child.name} has not got on for {age:.0f} s: killed")
                 _signal_group(process, signal.SIGKILL)

@@ -507,6 +507,37 @@ def test_a_message_that_is_lost_twice_is_sent_twice(make_store: MakeStore, valke
         assert messages(valkey) == [task_id]
 
 
+def test_a_message_that_was_sent_again_is_looked_after_as_soon_as_the_first(
+    make_store: MakeStore, valkey: Valkey
+) -> None:
+    """However old its task: a worker that died may have taken the second one with it as well."""
+    store = make_store(check=0.05)
+    task_id = create(store)
+    old = valkey.now() - 200_000
+    valkey.redis.hset(record_key(task_id), mapping={"created": old, "hinted": old})
+    valkey.redis.lpop(QUEUE)
+
+    pass_milliseconds(valkey, 60)
+    assert store.sweep("a").announced == 1
+
+    look = int(valkey.redis.zscore("darkroom:due", task_id) or 0)
+    assert look - valkey.now() <= 50
+
+
+def test_a_message_that_waits_is_looked_after_ever_more_rarely(
+    make_store: MakeStore, valkey: Valkey
+) -> None:
+    store = make_store(check=0.05)
+    task_id = create(store)
+    until(lambda: store.sweep("a").due == 1)
+    first = int(valkey.redis.zscore("darkroom:due", task_id) or 0) - valkey.now()
+    until(lambda: store.sweep("a").due == 1)
+    second = int(valkey.redis.zscore("darkroom:due", task_id) or 0) - valkey.now()
+
+    assert messages(valkey) == [task_id]
+    assert first < second - 20
+
+
 def test_a_long_queue_is_never_announced_a_second_time(
     make_store: MakeStore, valkey: Valkey
 ) -> None:

@@ -203,7 +203,7 @@ def test_starts_a_child_again_later_and_later(launch, procfile):
 
 
 def test_kills_a_child_that_does_not_get_on_and_starts_it_again(launch, procfile):
-    running = ready(launch(*procfile(worker=procfile.flagging), STALL_SECONDS="1", SANDBOX="off"))
+    running = ready(launch(*procfile(worker=procfile.flagging), STALL_SECONDS="2", SANDBOX="off"))
 
     running.await_text(
         r"worker +\| worker started\n(.*\n)*"
