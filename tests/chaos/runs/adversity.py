@@ -140,9 +140,9 @@ def _judge(bench: Bench, system: System, *, not_before: int = 0, images: Path | 
 
 @contextlib.contextmanager
 def _small_disk(directory: Path) -> Iterator[bool]:
-    """A disk of a few megabytes at a directory; false where that cannot be had."""
+    """A small disk at a directory; false where that cannot be had."""
     directory.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "chaos", str(directory)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "chaos", str(directory)]
     can = sys.platform == "linux" and os.geteuid() == 0
     if not can or subprocess.run(mount, capture_output=True).returncode != 0:
         yield False
