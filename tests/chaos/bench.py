@@ -118,7 +118,11 @@ class Bench:
             log.close()
 
     def settle(self, client: Client, system: System, seconds: float) -> None:
-        """Wait until all that was begun has ended; what has not after `seconds` will be found."""
+        """Wait until all that was begun has ended, or nothing has for so many seconds: what is
+        still open then is going to be found.
+
+        A busy machine may take its time, as long as it gets on.
+        """
         client.enough()
 
         def is_over() -> bool:
@@ -126,7 +130,10 @@ class Bench:
                 return client.is_done() and system.settled()
             return False
 
-        self._wait(is_over, seconds)
+        ended = -1
+        while ended < client.ended and not is_over():
+            ended = client.ended
+            self._wait(is_over, seconds)
         looked = client.answered + client.look_again()
         self._wait(lambda: client.answered >= looked, 60)
 

@@ -1,14 +1,20 @@
-"""A TCP proxy that hands answers on later than they came."""
+"""A TCP proxy that hands answers on later than they came.
+
+It is a process of its own, `python -m tests.chaos.proxy PORT SERVER_PORT`, so that nothing but its
+delay holds it up. It reads the delay from its input, a line of seconds each time it changes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
+import subprocess
+import sys
 import time
 from types import TracebackType
 
 from tests.processes import free_port
+from tests.stack import ROOT
 
 __all__ = ["SlowProxy"]
 
@@ -22,19 +28,25 @@ class SlowProxy:
 
     def __init__(self, server_port: int) -> None:
         self.port = free_port()
-        self._delay = 0.0
         self._server_port = server_port
-        self._loop = asyncio.new_event_loop()
-        self._listening = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="slow-proxy", daemon=True)
 
     def slow_down(self, seconds: float) -> None:
         """Hold back what the server says from now on for so long."""
-        self._delay = seconds
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{seconds}\n")
+        self._process.stdin.flush()
+        assert self._process.stdout is not None
+        self._process.stdout.readline()  # it says so when it has changed
 
     def __enter__(self) -> SlowProxy:
-        self._thread.start()
-        assert self._listening.wait(10), "the proxy does not listen"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(self.port), str(self._server_port)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.slow_down(0.0)  # answered as soon as it listens
         return self
 
     def __exit__(
@@ -43,52 +55,42 @@ class SlowProxy:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._process.kill()
+        self._process.communicate()
 
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
 
-    async def _serve(self) -> None:
-        self._stop = asyncio.Event()
-        connections: set[asyncio.Task[None]] = set()
+class _Proxy:
+    def __init__(self, port: int, server_port: int) -> None:
+        self._port = port
+        self._server_port = server_port
+        self._delay = 0.0
 
-        def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.create_task(self._connect(reader, writer))
-            connections.add(task)
-            task.add_done_callback(connections.discard)
-
-        server = await asyncio.start_server(connect, "127.0.0.1", self.port)
-        self._listening.set()
-        await self._stop.wait()
+    async def serve(self) -> None:
+        """Until the input ends."""
+        server = await asyncio.start_server(self._connect, "127.0.0.1", self._port)
+        loop = asyncio.get_running_loop()
+        while line := await loop.run_in_executor(None, sys.stdin.readline):
+            self._delay = float(line)
+            print(self._delay, flush=True)
         server.close()
-        for task in connections:
-            task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        sides = [writer]
         try:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
-            sides.append(up_writer)
-            both = (
-                asyncio.create_task(self._hand_on(reader, up_writer, slowly=False)),
-                asyncio.create_task(self._hand_on(up_reader, writer, slowly=True)),
-            )
-            # When one side has hung up there is nobody left to speak to.
-            _, left = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            for task in left:
-                task.cancel()
-            await asyncio.gather(*both, return_exceptions=True)
         except OSError:
-            pass  # the server is away
-        finally:
-            for side in sides:
-                side.close()
-            for side in sides:
-                with contextlib.suppress(OSError):
-                    await side.wait_closed()
+            writer.close()  # the server is away
+            return
+        both = (
+            asyncio.create_task(self._hand_on(reader, up_writer, slowly=False)),
+            asyncio.create_task(self._hand_on(up_reader, writer, slowly=True)),
+        )
+        # When one side has hung up there is nobody left to speak to.
+        _, left = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*both, return_exceptions=True)
+        writer.close()
+        up_writer.close()
 
     async def _hand_on(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slowly: bool
@@ -116,3 +118,8 @@ class SlowProxy:
                 both.create_task(receive())
         except* OSError:
             pass  # somebody hung up
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_Proxy(int(sys.argv[1]), int(sys.argv[2])).serve())

@@ -22,9 +22,11 @@ from tests.processes import free_port, until
 from tests.stack import Stack
 from tests.valkey import close
 
-__all__ = ["LEASE", "Record", "System", "in_doubt", "running"]
+__all__ = ["LEASE", "START", "Record", "System", "in_doubt", "running"]
 
 LEASE = 5.0  # seconds; long enough for a busy machine, short enough for a test
+
+START = 120.0  # seconds, on a machine that is busy with other things
 
 Record = dict[str, str]
 """A task's hash in Redis, as it is."""
@@ -77,8 +79,9 @@ class System(Stack):
 
     def start_all(self) -> None:
         self.begin("valkey", "sandbox", *self.webs, *self.workers, "beat")
-        self.wait_until_ready()
-        until(lambda: all(self.is_ready(worker) for worker in self.workers), "workers", 60)
+        until(lambda: self._answers(f"{self.url}/readyz"), "ready", START)
+        until(lambda: all(self.is_ready(worker) for worker in self.workers), "workers", START)
+        until(lambda: self._answers(f"{self.sandbox_url}/_sandbox/health"), "sandbox", START)
         # Pictures of one colour: two cores are to be kept busy by the system, not by the painter.
         self.fault(picture="plain")
 
@@ -93,7 +96,7 @@ class System(Stack):
         url = f"http://127.0.0.1:{port}"
         self._apart[name] = {"PORT": str(port), **settings}
         self.begin(name)
-        until(lambda: self._answers(f"{url}/readyz"), f"{name} ready", 60)
+        until(lambda: self._answers(f"{url}/readyz"), f"{name} ready", START)
         return url
 
     def stop_gently(self, name: str, grace: float) -> bool:

@@ -23,7 +23,7 @@ from tests.chaos.models import DEADLINE, ONLY
 from tests.chaos.system import System
 from tests.processes import until
 
-PATIENCE = 120.0  # seconds after the last fault until every task must have ended
+PATIENCE = 120.0  # seconds in which some task must end, until all have
 _ALONE = threading.Lock()  # what keeps a whole core busy is done by one provider at a time
 _STORM = 50_000  # number of its first order
 
