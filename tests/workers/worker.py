@@ -106,7 +106,7 @@ def running_worker(
     """A worker that has worked off its first task."""
     worker = Worker(valkey, store, directory, **settings)
     try:
-        worker.ended(worker.submit("paint"))
+        worker.ended(worker.submit("paint"), 60)
         yield worker
     finally:
         worker.stop()
