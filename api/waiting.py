@@ -23,7 +23,7 @@ __all__ = ["REDIS_SECONDS", "Waiting"]
 
 # What a request may spend on Redis before it is answered with 503, and anew each time that it has
 # waited for its task.
-REDIS_SECONDS = 2.0
+REDIS_SECONDS = 1.6
 
 # A connection can die without a sign, so that nothing is heard any more: each waiter looks by
 # itself this often, in seconds.
