@@ -20,7 +20,9 @@ from tests.chaos.checker import Evidence, count
 from tests.chaos.load import Client, Log, Order
 from tests.chaos.system import System, running
 
-__all__ = ["Bench"]
+__all__ = ["CAME_TO_ITS_END", "Bench"]
+
+CAME_TO_ITS_END = "came to its end"  # what is not so when a run has waited in vain
 
 T = TypeVar("T")
 
@@ -172,6 +174,8 @@ class Bench:
         speaker.start()
         try:
             break_things(self)
+        except AssertionError as error:  # something was waited for in vain
+            self.require(CAME_TO_ITS_END, str(error), ok=False, allowed="all that was waited for")
         finally:
             self._over.set()
             speaker.join()

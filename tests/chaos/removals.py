@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.chaos.bench import CAME_TO_ITS_END
 from tests.stack import ROOT
 
 __all__ = ["REMOVALS", "Removal", "is_caught", "remove"]
@@ -116,7 +117,7 @@ REMOVALS = {
     "timeout": Removal(
         "A request waits for Redis as long as it takes.",
         "F",
-        frozenset({"hung: slowest", "hung: answers"}),
+        frozenset({"hung: slowest", "hung: answers", CAME_TO_ITS_END}),
         (
             _NO_ALLOWANCE,
             ("common/connection.py", "socket_timeout=timeout,", "socket_timeout=None,"),

@@ -50,6 +50,10 @@ def as_markdown(directory: Path) -> str:
 def _rows(report: dict[str, Any]) -> Iterator[list[str]]:
     run, figures = report["run"], report["figures"]
     parts = {f"{run} {name}": part for name, part in figures.items() if _is_part(part)}
+    if not parts and not _is_part(figures):
+        blank = ["-"] * (len(_HEAD) - 1)
+        yield [f"{run}, {report['size']}", str(report["seed"]), *blank, "**waited in vain**"]
+        return
     for name, part in (parts or {run: figures}).items():
         yield [
             f"{name}, {report['size']}",

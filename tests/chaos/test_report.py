@@ -48,6 +48,16 @@ def test_the_parts_of_a_run_have_their_own_rows(tmp_path: Path) -> None:
     assert [row[:15] for row in rows] == ["| H beat, full ", "| H disk, full "]
 
 
+def test_a_run_that_waited_in_vain_has_a_row(tmp_path: Path) -> None:
+    _write(tmp_path / "F.json", _report("F", {}, passed=False))
+
+    head, _, row, *_ = as_markdown(tmp_path).splitlines()
+
+    assert row.startswith("| F, full | 3 | - |")
+    assert row.endswith("| **waited in vain** |")
+    assert row.count("|") == head.count("|")
+
+
 def _begun_small(sentence: str) -> str:
     return sentence[0].lower() + sentence[1:].removesuffix(".")
 
