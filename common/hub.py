@@ -38,8 +38,17 @@ def at_most(seconds: float) -> Iterator[None]:
         return
     from gevent import Timeout
 
-    with Timeout(max(seconds, 0.001), TimeoutError("waited for too long")):
+    # gevent's own, which is no Exception, until it is out: others catch a TimeoutError and try anew.
+    limit = Timeout(max(seconds, 0.001))
+    limit.start()
+    try:
         yield
+    except Timeout as timeout:
+        if timeout is not limit:
+            raise
+        raise TimeoutError("waited for too long") from None
+    finally:
+        limit.close()
 
 
 def unpatched(module: str, name: str) -> Any:
