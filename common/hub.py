@@ -38,7 +38,7 @@ def at_most(seconds: float) -> Iterator[None]:
         return
     from gevent import Timeout
 
-    # gevent's own, which is no Exception, until it is out: others catch a TimeoutError and try anew.
+    # gevent's own, which is no Exception, until it is out: a TimeoutError is caught on its way.
     limit = Timeout(max(seconds, 0.001))
     limit.start()
     try:
