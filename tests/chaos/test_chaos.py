@@ -11,7 +11,7 @@ from tests.chaos.runs import RUNS
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("run", list(RUNS))
+@pytest.mark.parametrize("run", list("ABCDEF"))  # G and H take longer: by command
 def test_nothing_is_lost_and_nothing_bought_twice(run: str, tmp_path: Path) -> None:
     report = Bench(run, seed=1, full=False, directory=tmp_path / run).carry_out(RUNS[run])
 
