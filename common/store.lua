@@ -284,7 +284,8 @@ function ops.begin(id, generation, ttl, standing, going, ...)
       if granted < 1 then
         why, till = 'full', now + math.min(300000, 15000 + 2000 * ahead)
         if not waits then
-          redis.call('ZADD', waits_key(route), now, id)
+          -- By microseconds: those who come within one millisecond keep their order as well.
+          redis.call('ZADD', waits_key(route), clock[1] * 1000000 + clock[2], id)
           redis.call('PEXPIRE', waits_key(route), 24 * HOUR)
           redis.call('HSET', key, 'waits', route)
           redis.call('HSET', lines_key(), route, cap)
@@ -362,6 +363,11 @@ function ops.adopt(id, field, value)
   local state = cjson.decode(known).state
   if state ~= 'submitting' and state ~= 'in_doubt' then return 0 end
   redis.call('HSET', key, field, value)
+  for first = 0, MOST_CALLS - 1 do -- other answers may be on their way still
+    local other = redis.call('HGET', key, 'call:' .. first)
+    if other and (cjson.decode(other).state == 'submitting' or
+                  cjson.decode(other).state == 'in_doubt') then return 1 end
+  end
   if not lease then -- it waits for just this
     redis.call('HDEL', key, 'retry_at')
     redis.call('ZADD', KEYS[2], now, id)

@@ -111,7 +111,7 @@ REMOVALS = {
     "allowance": Removal(
         "A request may wait for Redis again and again.",
         "F",
-        frozenset({"2.0 s slow: slowest"}),
+        frozenset({"1.5 s slow: slowest"}),
         (_NO_ALLOWANCE,),
     ),
     "timeout": Removal(

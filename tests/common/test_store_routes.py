@@ -236,6 +236,19 @@ def test_a_late_answer_is_taken_while_the_call_is_in_doubt(store: TaskStore) -> 
     assert [c.job for c in again.calls] == [{"id": "7", "state": {}}]
 
 
+def test_the_first_of_several_late_answers_does_not_cut_off_the_others(store: TaskStore) -> None:
+    """The task is worked on again when the last has come, or the time for them is over."""
+    held = claimed(store)
+    store.journal(held, *(call(CallState.IN_DOUBT, first=n) for n in (0, 1)))
+    store.defer(held, 60)
+
+    assert store.adopt(held.task.id, call(CallState.RECEIVED, first=0))
+    assert store.claim(held.task.id, "worker") is None
+
+    assert store.adopt(held.task.id, call(CallState.RECEIVED, first=1))
+    assert [c.state for c in claim(store, held.task.id).calls] == [CallState.RECEIVED] * 2
+
+
 @pytest.mark.parametrize("state", sorted(set(CallState) - {"submitting", "in_doubt"}))
 def test_a_late_answer_is_not_taken_for_a_call_whose_fate_is_known(
     store: TaskStore, valkey: Valkey, state: CallState

@@ -23,9 +23,6 @@ LONGEST_ANSWER = 2.5  # seconds
 # answer of Redis, which must not let it wait for several of them one after the other.
 SLOW = (1.5, 2.0)
 
-# Of a Redis so slow some requests are answered, and their time is counted and not judged.
-_JUST_IN_TIME = "1.5 s slow"
-
 # How Redis breaks, and for how many seconds.
 _LENGTHS = {
     "away 0.2 s": 0.2,
@@ -111,8 +108,7 @@ def redis_does_not_answer(bench: Bench) -> None:
             beside = [s for s in statuses if s != "503" and not s.startswith("2")]
             bench.require(f"{name}: answers", statuses, not beside, "2xx and 503 alone")
             limit = f"at most {LONGEST_ANSWER} s"
-            if name != _JUST_IN_TIME:
-                bench.require(f"{name}: slowest", slowest, slowest <= LONGEST_ANSWER, limit)
+            bench.require(f"{name}: slowest", slowest, slowest <= LONGEST_ANSWER, limit)
 
 
 @dataclass(frozen=True)
