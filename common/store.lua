@@ -55,7 +55,9 @@ local function billed(key)
   for i = 1, #fields, 2 do
     if fields[i]:sub(1, 5) == 'call:' then
       local call = cjson.decode(fields[i + 1])
-      if call.state == 'accepted' or call.state == 'received' then return 'yes' end
+      if call.state == 'accepted' or call.state == 'received' or call.state == 'missed' then
+        return 'yes'
+      end
       if call.state == 'submitting' or call.state == 'in_doubt' then verdict = 'unknown' end
       if type(call.failure) == 'table' then
         if call.failure.billed == 'yes' then return 'yes' end

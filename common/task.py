@@ -136,6 +136,7 @@ class CallState(StrEnum):
     RECEIVED = "received"  # the provider answered with pictures: bought
     TURNED_AWAY = "turned_away"  # not carried out, for the reason kept beside it: may be sent again
     IN_DOUBT = "in_doubt"  # submitting when its worker was lost; a late answer is still waited for
+    MISSED = "missed"  # received when its worker was lost, and not stored; it may still be
     FAILED = "failed"  # ended without a picture, for the reason kept beside it
 
 

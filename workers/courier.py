@@ -293,8 +293,10 @@ class Courier:
                 )
                 outcome = self._clear_up(work, provider, _order(work, route, call), unknown)
                 return self._bought(work, call, outcome)
-            case _:
-                raise BadAnswer(_LOST, billed="yes")
+            case _:  # received: its worker may be frozen, not dead, and store what it holds yet
+                call = replace(call, state=CallState.MISSED)
+                self._keep(work, call)
+                return call, Deferred("missed", self._patience.doubt)
 
     def _clear_up(
         self, work: Work, provider: Provider, order: Order, unknown: OutcomeUnknown
@@ -408,7 +410,7 @@ class Courier:
 
     def _already_stored(self, work: Work, call: Call) -> Delivery | None:
         """What is left of a call whose worker died between storing pictures and the last write."""
-        if call.state not in (CallState.ACCEPTED, CallState.RECEIVED):
+        if call.state not in (CallState.ACCEPTED, CallState.RECEIVED, CallState.MISSED):
             return None
         said = call.pictures or ({},) * call.count
         withheld = tuple(Failure(**about["withheld"]) for about in said if "withheld" in about)
@@ -419,8 +421,8 @@ class Courier:
         ]
         images = tuple(image for image in found if image is not None)
         lost = len(found) - len(images)
-        if not images or (lost and call.state is CallState.ACCEPTED):
-            return None  # a job is asked for all of its pictures again
+        if lost and call.state is not CallState.MISSED:
+            return None  # a job is asked for all of its pictures again; others are waited for
         failures = withheld + (failure_of(BadAnswer(_LOST, billed="yes")),) * lost
         failures += (failure_of(BadAnswer(_FEWER)),) * (call.count - len(said))
         return Delivery(call, images, failures)

@@ -228,6 +228,7 @@ def test_generations_grow_with_each_claim(store: TaskStore) -> None:
         ([call(CallState.SUBMITTING)], "unknown"),
         ([call(CallState.ACCEPTED, job={"id": "j", "state": {}})], "yes"),
         ([call(CallState.RECEIVED)], "yes"),
+        ([call(CallState.MISSED)], "yes"),
         ([call(CallState.FAILED, failure=Failure("x", "y", billed="no"))], "no"),
         ([call(CallState.FAILED, failure=Failure("x", "y", billed="unknown"))], "unknown"),
         ([call(CallState.FAILED, failure=Failure("x", "y", billed="yes"))], "yes"),

@@ -67,6 +67,16 @@ def test_late_pictures_are_stored_before_they_are_handed_in(shop: Workshop) -> N
     assert [image.seed for image in result.images] == [7]
 
 
+def test_what_a_frozen_worker_holds_is_waited_for(shop: Workshop) -> None:
+    """It had received the pictures, and stores them after somebody else has looked for them."""
+    held = shop.claim(entry(CallState.RECEIVED))
+    with pytest.raises(Deferred, match="missed"):
+        shop.run(Plain(never, never), held)
+    shop.storage.put(f"{held.task.id}/0.png", picture())
+
+    assert len(shop.run(Plain(never, never), shop.due(held)).images) == 1
+
+
 def test_a_late_answer_to_a_task_that_is_over_changes_nothing(shop: Workshop) -> None:
     held = shop.claim()
 
@@ -138,8 +148,7 @@ def test_an_unknown_outcome_is_risked_again_only_where_the_operator_says_so(shop
     for _ in range(2):
         with pytest.raises(Deferred):
             shop.run(provider, held)
-        shop.valkey.redis.hdel(record_key(held.task.id), "retry_at")
-        held = claim(shop.store, held.task.id)
+        held = shop.due(held)
     failure = shop.fail(provider, held)
 
     assert len(provider.submits) == 3

@@ -519,8 +519,13 @@ def test_the_picture_of_a_job_that_was_stored_is_not_fetched_again(shop: Worksho
     assert len(shop.run(Plain(never, never), held).images) == 1
 
 
-def test_a_picture_that_was_made_and_lost_is_not_bought_again(shop: Workshop) -> None:
-    failure = shop.fail(Plain(never, never), shop.claim(entry(CallState.RECEIVED)))
+def test_a_picture_that_was_made_and_lost_is_waited_for_and_not_bought_again(
+    shop: Workshop,
+) -> None:
+    held = shop.claim(entry(CallState.RECEIVED))
+    with pytest.raises(Deferred, match="missed"):
+        shop.run(Plain(never, never), held)
+    failure = shop.fail(Plain(never, never), shop.due(held))
 
     assert failure.billed == "yes"
     assert not failure.retryable
@@ -587,7 +592,9 @@ def test_pictures_of_a_call_that_were_stored_are_adopted_and_the_lost_named(
     held = shop.claim(entry(CallState.RECEIVED, count=3, pictures=(nothing_said,) * 2), n=3)
     shop.storage.put(f"{held.task.id}/0.png", picture())
 
-    result = shop.run(PlainInFours(never, never), held)
+    with pytest.raises(Deferred, match="missed"):
+        shop.run(PlainInFours(never, never), held)
+    result = shop.run(PlainInFours(never, never), shop.due(held))
 
     assert [image.name[-5:] for image in result.images] == ["0.png"]
     assert [failure.billed for failure in result.missing] == ["yes", "unknown"]

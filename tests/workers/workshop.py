@@ -64,6 +64,11 @@ class Workshop:
         self.store.defer(held, 0)
         return claim(self.store, held.task.id)
 
+    def due(self, held: Claim) -> Claim:
+        """Take up a task that was put down for a while, as if the while were over."""
+        self.valkey.redis.hdel(record_key(held.task.id), "retry_at")
+        return claim(self.store, held.task.id)
+
     def run(
         self,
         provider: Plain,
