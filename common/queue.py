@@ -2,7 +2,7 @@
 
 The message is a hint: it carries the id and nothing else, may be lost or doubled, and can always
 be made again from the record. It is therefore appended to the queue by the same script that
-changes the record (`store.lua`), from a template in kombu's own format: one round trip instead of
+changes the record (`lua/`), from a template in kombu's own format: one round trip instead of
 two, and an eighth of the cost of `apply_async`. A contract test holds the format to kombu's.
 """
 

@@ -1,6 +1,6 @@
 """The task store: one record per task in Redis, changed only by guarded transitions.
 
-`store.lua` says what each operation does to a record; this module turns records into `Task`s and
+`lua/` says what each operation does to a record; this module turns records into `Task`s and
 back. Every public method is one round trip, safe to call from many threads, and raises
 `StoreUnavailable` when Redis does not answer or refuses the write.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from typing import Any, Literal
 
 import orjson
@@ -18,6 +17,7 @@ import redis
 from common.connection import store_errors
 from common.errors import LeaseLost
 from common.queue import hint_template
+from common.script import PREFIX, Script
 from common.settings import Settings
 from common.task import (
     Call,
@@ -51,16 +51,7 @@ provider does not have the model; it asked to wait; it fails again and again; it
 Verdict = Literal["fine", "failing", "rate_limited", "no_credit", "bad_key", "not_served"]
 """What a call showed of its route."""
 
-ENDED_CHANNEL = "darkroom:ended"  # the id of every task that reaches a final status
-
-_PREFIX = "darkroom:"
-_SCRIPT = resources.files("common").joinpath("store.lua").read_text("utf-8")
-# What brings accepted tasks to their end is let through by a Redis at its memory limit: it costs
-# little, and gives memory back. `create` is not.
-_TO_THE_END = frozenset(
-    {"claim", "begin", "step", "judge", "adopt", "finish", "defer", "renew", "sweep"}
-)
-_SCRIPT_TO_THE_END = "#!lua flags=allow-oom\n" + _SCRIPT
+ENDED_CHANNEL = f"{PREFIX}ended"  # the id of every task that reaches a final status
 
 # Ends that say nothing about how well a model works: the caller's doing.
 _NOT_THE_MODELS_FAULT = frozenset({"content_policy_violation", "invalid_value", "cancelled"})
@@ -146,17 +137,7 @@ class TaskStore:
         most_failures: int = 5,
     ) -> None:
         self._redis = client
-        self._script = client.register_script(_SCRIPT)
-        self._script_to_the_end = client.register_script(_SCRIPT_TO_THE_END)
-        self._keys = [
-            f"{_PREFIX}task:",
-            f"{_PREFIX}due",
-            f"{_PREFIX}owner:",
-            f"{_PREFIX}outcomes:",
-            f"{_PREFIX}seen",
-            "",  # kombu's queues are lists under their bare names
-            f"{_PREFIX}routes",
-        ]
+        self._run = Script(client).run
         self._hint = hint_template()
         self.lease = lease
         self._lease = _ms(lease)
@@ -216,7 +197,7 @@ class TaskStore:
     def read(self, task_id: str) -> Task | None:
         """The task as it stands, None when there is none (any more)."""
         with store_errors():
-            record: Any = self._redis.hgetall(self._keys[0] + task_id)
+            record: Any = self._redis.hgetall(f"{PREFIX}task:{task_id}")
         return _task(record) if record else None
 
     def claim(self, task_id: str, worker: str) -> Claim | None:
@@ -377,11 +358,6 @@ class TaskStore:
         return bool(
             self._run("finish", task_id, token, status, self._retention, outcome, *_flat(fields))
         )
-
-    def _run(self, operation: str, *args: Any) -> Any:
-        script = self._script_to_the_end if operation in _TO_THE_END else self._script
-        with store_errors():
-            return script(keys=self._keys, args=(operation, *args))
 
 
 def _task(record: Mapping[str, str]) -> Task:

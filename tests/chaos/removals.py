@@ -54,7 +54,7 @@ REMOVALS = {
         frozenset({"bought_twice"}),
         (
             (
-                "common/store.lua",
+                "common/lua/tasks.lua",
                 "'lease', until_, unpack(args, first, first + 2 * granted - 1))",
                 "'lease', until_)",
             ),
@@ -66,7 +66,7 @@ REMOVALS = {
         frozenset({"lost", "records_open"}),
         (
             (
-                "common/store.lua",
+                "common/lua/fleet.lua",
                 "        push_hint(template, id, queue, summary)\n        announced",
                 "        announced",
             ),
@@ -76,7 +76,7 @@ REMOVALS = {
         "A worker whose claim has gone to another may still write.",
         "D",
         frozenset({"bought_twice"}),
-        (("common/store.lua", "  return lease and current == generation", "  return true"),),
+        (("common/lua/tasks.lua", "  return lease and current == generation", "  return true"),),
     ),
     "handover": Removal(
         "A worker that is told to stop goes on waiting for its jobs.",

@@ -27,8 +27,8 @@ def test_what_is_removed_is_there_exactly_once(name: str, tmp_path: Path) -> Non
 
 
 def test_what_is_not_found_is_not_removed(tmp_path: Path) -> None:
-    (tmp_path / "common").mkdir()
-    (tmp_path / "common" / "store.lua").write_text("return nil\n")
+    (tmp_path / "common" / "lua").mkdir(parents=True)
+    (tmp_path / "common" / "lua" / "tasks.lua").write_text("return nil\n")
 
     with pytest.raises(ValueError, match="0 times, not once"):
         remove(REMOVALS["fence"], tmp_path)

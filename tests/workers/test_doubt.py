@@ -18,7 +18,7 @@ from common.errors import (
 )
 from common.store import Grant, Shut, TaskStore
 from common.task import CallState, Claim, Failure
-from tests.common.tasks import claim, record_key
+from tests.common.tasks import claim
 from tests.workers.pictures import picture
 from tests.workers.plain import Plain, pictures
 from tests.workers.workshop import (

@@ -1,0 +1,63 @@
+-- What all operations build on.
+--
+-- The files of this directory are one script, put together in the order that `common/script.py` names,
+-- so that each operation is one round trip and one atomic step. Together they are the whole truth about
+-- who may change what. Every operation asks Redis for the time: workers' clocks are not trusted. All
+-- times are Unix milliseconds.
+--
+-- KEYS  1 prefix of all that is ours   2 prefix of broker queues
+-- ARGV  1 operation, then its own arguments
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local HOUR = 3600000
+
+local function ours(name) return KEYS[1] .. name end
+
+local DUE = ours('due') -- tasks by the time at which a sweep has to look at them
+local SEEN = ours('seen') -- workers and sweeps by the time they were last seen
+local ROUTES = ours('routes') -- what is known of routes; also begins the names of their calls and waits
+local CHANNEL = ours('ended')
+
+local ops = {}
+
+local function record_key(id) return ours('task:' .. id) end
+
+local function is_final(status) return status == 'completed' or status == 'failed' end
+
+-- A Celery message is a hint: it may be lost or doubled at no cost. The template is a whole kombu
+-- envelope with @ID@, @TAG@ and @SUMMARY@ left open; the tag starts with the time, by which the
+-- sweep can tell whether a message may still be waiting in its queue.
+local function push_hint(template, id, queue, summary)
+  local values = { ['@ID@'] = id, ['@SUMMARY@'] = summary, ['@QUEUE@'] = queue,
+                   ['@TAG@'] = string.format('%.0f-%s', now, id) }
+  redis.call('LPUSH', KEYS[2] .. queue, (template:gsub('@%u+@', values)))
+  redis.call('HSET', record_key(id), 'hinted', now)
+end
+
+-- Time of the oldest message that waits in a queue, nil when it is empty or not ours to read.
+local function oldest_hint(queue)
+  local message = redis.call('LINDEX', KEYS[2] .. queue, -1)
+  return message and tonumber(message:match('"delivery_tag": ?"(%d+)%-'))
+end
+
+-- What is known of the bill when a task ends without its pictures.
+local function billed(key)
+  local verdict = 'no'
+  local fields = redis.call('HGETALL', key)
+  for i = 1, #fields, 2 do
+    if fields[i]:sub(1, 5) == 'call:' then
+      local call = cjson.decode(fields[i + 1])
+      if call.state == 'accepted' or call.state == 'received' or call.state == 'missed' then
+        return 'yes'
+      end
+      if call.state == 'submitting' or call.state == 'in_doubt' then verdict = 'unknown' end
+      if type(call.failure) == 'table' then
+        if call.failure.billed == 'yes' then return 'yes' end
+        if call.failure.billed == 'unknown' then verdict = 'unknown' end
+      end
+    end
+  end
+  return verdict
+end

@@ -1,0 +1,66 @@
+-- What workers and sweeps do for all tasks at once, and what is to be seen of them.
+
+-- renew <worker> <lease ms> <id> <generation> …   -> the ids that are no longer the caller's
+function ops.renew(worker, ttl, ...)
+  local held, lost = { ... }, {}
+  redis.call('ZADD', SEEN, now, worker)
+  redis.call('ZREMRANGEBYSCORE', SEEN, '-inf', now - HOUR)
+  for i = 1, #held, 2 do
+    if ops.step(held[i], held[i + 1], ttl) == 0 then lost[#lost + 1] = held[i] end
+  end
+  return lost
+end
+
+-- sweep <who> <limit> <check ms> <retention ms> <template>   -> looked at, announced, timed out, lag ms
+function ops.sweep(who, limit, check, retention, template)
+  redis.call('ZADD', SEEN, now, who)
+  -- A dead worker's places come back without anybody's doing, and so without a word to the line.
+  for _, route in ipairs(redis.call('HKEYS', lines_key())) do call_up(route) end
+  local due = redis.call('ZRANGE', DUE, '-inf', now, 'BYSCORE', 'LIMIT', 0, limit, 'WITHSCORES')
+  local announced, timed_out, lag, oldest = 0, 0, 0, {}
+  if due[2] then lag = now - due[2] end
+  for i = 1, #due, 2 do
+    local id = due[i]
+    local key = record_key(id)
+    local status, queue, summary, deadline, hinted =
+      unpack(redis.call('HMGET', key, 'status', 'queue', 'summary', 'deadline', 'hinted'))
+    if not status or is_final(status) then
+      redis.call('ZREM', DUE, id)
+    elseif tonumber(deadline) <= now then
+      fail(id, 'timeout', 'The task was not finished within its time.', retention, 'failed')
+      timed_out = timed_out + 1
+    else
+      if oldest[queue] == nil then oldest[queue] = oldest_hint(queue) or false end
+      -- Queues are first in, first out: with only younger messages left, this one is gone.
+      local waited = 0
+      if hinted == '0' or not oldest[queue] or oldest[queue] > tonumber(hinted) then
+        push_hint(template, id, queue, summary)
+        announced = announced + 1
+      else
+        waited = now - hinted
+      end
+      -- A message that waits is looked after ever more rarely, so that a long queue costs the sweep
+      -- little.
+      local again = math.min(now + math.max(check, math.min(waited, 300000)), deadline)
+      redis.call('ZADD', DUE, again, id)
+    end
+  end
+  return { #due / 2, announced, timed_out, lag }
+end
+
+-- health   -> now, worker names and the times they were last seen, and how late the oldest due task is
+function ops.health()
+  local oldest = redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')[2]
+  return { now, redis.call('ZRANGE', SEEN, 0, -1, 'WITHSCORES'),
+           oldest and math.max(0, now - oldest) or 0 }
+end
+
+-- outcomes   -> the buckets of the last 24 hours, one after the other as <model>:<what> <count> …
+function ops.outcomes()
+  local all = {}
+  for back = 0, 23 do
+    local bucket = ours('outcomes:') .. string.format('%.0f', math.floor(now / HOUR) - back)
+    for _, part in ipairs(redis.call('HGETALL', bucket)) do all[#all + 1] = part end
+  end
+  return all
+end
