@@ -173,7 +173,14 @@ class TaskStore:
         `deadline` is in seconds from now. Returns the time of creation in Unix milliseconds, None
         when the id is taken. After `StoreUnavailable` the task may exist: the id tells.
         """
-        summary = f"{request.model} n={request.n} {request.size}"
+        terms = {
+            "owner": owner,
+            "queue": queue,
+            "summary": f"{request.model} n={request.n} {request.size}",
+            "deadline": _ms(deadline),
+            "retention": self._retention,
+            "check": self._check,
+        }
         fields = {
             "model": request.model,
             "request": _dumps(asdict(request)),
@@ -181,16 +188,7 @@ class TaskStore:
             "sandbox": int(sandbox),
         }
         created: int | None = self._run(
-            "create",
-            task_id,
-            owner,
-            queue,
-            summary,
-            _ms(deadline),
-            self._retention,
-            self._check,
-            self._hint,
-            *_flat(fields),
+            "create", task_id, _dumps(terms), self._hint, *_flat(fields)
         )
         return created
 

@@ -45,21 +45,24 @@ local function may_write(key, generation)
   return lease and current == generation
 end
 
--- create <id> <owner> <queue> <summary> <deadline ms from now> <retention ms> <check ms> <template>
---        <field> <value> …            -> created (ms), or nothing when the id is taken
-function ops.create(id, owner, queue, summary, deadline, retention, check, template, ...)
+-- create <id> <terms as JSON> <template> <field> <value> …   -> created (ms), or nothing when the id is taken
+--   terms: owner, queue, summary (of the request, for people), deadline (ms from now), retention (ms),
+--   check (ms after which the message is looked for)
+function ops.create(id, terms, template, ...)
   local key = record_key(id)
   if redis.call('EXISTS', key) == 1 then return false end
-  redis.call('HSET', key, 'id', id, 'owner', owner, 'queue', queue, 'summary', summary,
+  terms = cjson.decode(terms)
+  local deadline, owner = now + terms.deadline, terms.owner
+  redis.call('HSET', key, 'id', id, 'owner', owner, 'queue', terms.queue, 'summary', terms.summary,
              'status', 'pending', 'generation', 0, 'attempts', 0, 'losses', 0, 'created', now,
-             'deadline', now + deadline, ...)
-  redis.call('PEXPIREAT', key, now + deadline + retention)
-  redis.call('ZADD', DUE, now + check, id)
+             'deadline', deadline, ...)
+  redis.call('PEXPIREAT', key, deadline + terms.retention)
+  redis.call('ZADD', DUE, now + terms.check, id)
   local index = ours('owner:' .. owner)
   redis.call('ZADD', index, now, id)
-  redis.call('ZREMRANGEBYSCORE', index, '-inf', now - deadline - retention)
-  redis.call('PEXPIRE', index, deadline + retention)
-  push_hint(template, id, queue, summary)
+  redis.call('ZREMRANGEBYSCORE', index, '-inf', now - terms.deadline - terms.retention)
+  redis.call('PEXPIRE', index, terms.deadline + terms.retention)
+  push_hint(template, id, terms.queue, terms.summary)
   return now
 end
 

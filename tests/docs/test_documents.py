@@ -88,7 +88,9 @@ def test_every_setting_of_celery_has_its_reason() -> None:
 def test_every_field_of_the_record_is_explained() -> None:
     script = _script()
     created = script.partition("function ops.create")[2].partition("function")[0]
-    written = set(re.findall(r"'([a-z_]+)', ?(?:id|owner|queue|summary|now|'pending'|0)", created))
+    written = set(
+        re.findall(r"'([a-z_]+)', ?(?:id|owner|terms\.\w+|now|deadline|'pending'|0)", created)
+    )
     written |= set(re.findall(r"'HSET(?:NX)?', \w+, '(\w+)'", script))
     table = re.search(r"## The record\n(.*?)\n\| operation", read("ops/ARCHITECTURE.md"), re.DOTALL)
 
