@@ -12,6 +12,7 @@ from api import errors, files, health, images, models, openapi, request_log, tas
 from api.auth import make_authentication
 from api.cli import make_commands
 from api.room import Room
+from api.submit import Submit
 from api.task_body import TaskBody
 from api.waiting import REDIS_SECONDS, Waiting
 from common.catalog import Catalog
@@ -63,7 +64,8 @@ def create_app(settings: Settings) -> Flask:
     app.before_request(lambda: allow_redis(REDIS_SECONDS))
     app.before_request(make_authentication(keys, settings.bootstrap_api_key.get_secret_value()))
     room = Room(client, storage, reserve=reserve)
-    app.register_api(images.make_blueprint(store, catalog, providers, bodies, waiting, room))
+    submit = Submit(store, providers, bodies, waiting, room)
+    app.register_api(images.make_blueprint(catalog, providers, submit))
     app.register_api(tasks.make_blueprint(store, bodies, waiting))
     app.register_api(files.make_blueprint(signer, storage))
     app.register_api(models.make_blueprint(catalog, providers, models.RecentOutcomes(store)))
