@@ -8,9 +8,11 @@ import orjson
 from flask import Flask, Response, jsonify, request
 from flask.json.provider import JSONProvider
 
-from api import errors, files, health, images, models, openapi, request_log, tasks
+from api import errors, files, health, history, images, models, openapi, request_log, tasks
 from api.auth import make_authentication
 from api.cli import make_commands
+from api.outlook import Outlook
+from api.recent import RecentOutcomes
 from api.room import Room
 from api.submit import Submit
 from api.task_body import TaskBody
@@ -43,7 +45,6 @@ def create_app(settings: Settings) -> Flask:
     storage = ImageStorage.open(settings.images_url)
     signer = files.FileSigner(client, settings.signing_secret.get_secret_value())
     bodies = TaskBody(
-        catalog,
         signer,
         storage,
         lambda: settings.public_url.rstrip("/") or request.host_url.rstrip("/"),
@@ -64,11 +65,14 @@ def create_app(settings: Settings) -> Flask:
     app.before_request(lambda: allow_redis(REDIS_SECONDS))
     app.before_request(make_authentication(keys, settings.bootstrap_api_key.get_secret_value()))
     room = Room(client, storage, reserve=reserve)
-    submit = Submit(store, providers, bodies, waiting, room)
+    outcomes = RecentOutcomes(store)
+    outlook = Outlook(catalog, providers, outcomes)
+    submit = Submit(store, providers, bodies, outlook, waiting, room)
     app.register_api(images.make_blueprint(catalog, providers, submit))
-    app.register_api(tasks.make_blueprint(store, bodies, waiting))
+    app.register_api(tasks.make_blueprint(store, bodies, outlook, waiting))
+    app.register_api(history.make_blueprint(store, bodies, outlook))
     app.register_api(files.make_blueprint(signer, storage))
-    app.register_api(models.make_blueprint(catalog, providers, models.RecentOutcomes(store)))
+    app.register_api(models.make_blueprint(catalog, providers, outcomes))
     app.register_api(
         health.make_blueprint(
             TaskStore(probe),

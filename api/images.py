@@ -11,7 +11,7 @@ from api.json_body import json_object
 from api.openapi import KEY_REQUIRED, errors, tag
 from api.schemas import GenerationRequest, ImageTask, InlineImages
 from api.submission import read_submission
-from api.submit import LONGEST_WAIT, PREFER, Submit
+from api.submit import IDEMPOTENCY_KEY, LONGEST_WAIT, PREFER, Submit
 from common.catalog import Catalog
 from common.settings import ProviderAccess
 
@@ -30,7 +30,7 @@ def make_blueprint(
         f"(N up to {LONGEST_WAIT} seconds), 200 with the images when they are ready in time. A "
         "task that fails in time is answered with the status of its code.",
         operation_id="generate_images",
-        openapi_extensions={"parameters": [PREFER]},
+        openapi_extensions={"parameters": [PREFER, IDEMPOTENCY_KEY]},
         request_body={
             "required": True,
             "content": {
@@ -40,7 +40,7 @@ def make_blueprint(
         responses={
             200: InlineImages,
             202: ImageTask,
-            **errors(400, 401, 402, 403, 409, 413, 415, 429, 502, 503, 504),
+            **errors(400, 401, 402, 403, 409, 413, 415, 422, 429, 502, 503, 504),
         },
     )
     def generate_images() -> Response:

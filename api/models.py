@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 from flask import Response, jsonify
@@ -11,62 +10,12 @@ from flask_openapi.blueprint import APIBlueprint
 
 from api.errors import ApiError
 from api.openapi import errors, tag
+from api.recent import ENOUGH_SAMPLES, RecentOutcomes
 from api.schemas import ModelList, ModelObject, ModelPath, ModelQuery
 from common.catalog import Catalog, Model
-from common.errors import StoreUnavailable
-from common.logging import get_logger
-from common.store import Outcomes, Shut, TaskStore
+from common.store import Outcomes
 
-__all__ = ["RecentOutcomes", "make_blueprint"]
-
-_ENOUGH_SAMPLES = 5
-_REMEMBER = 5.0  # seconds
-_FOR_GOOD = frozenset({"no_credit", "bad_key", "not_served"})  # waiting does not open these
-
-log = get_logger(__name__)
-
-
-class RecentOutcomes:
-    """How models did lately, counted every few seconds at most.
-
-    While Redis is away the last count stands, and with none all models lack samples: the list of
-    models is worth more than an error.
-    """
-
-    def __init__(self, store: TaskStore, clock: Callable[[], float] = time.time) -> None:
-        self._store = store
-        self._clock = clock
-        self._looked = 0.0
-        self._outcomes: dict[str, Outcomes] = {}
-        self._shut: dict[str, Shut] = {}
-        self.updated_at: int | None = None
-
-    def of(self, model: Model) -> Outcomes:
-        self._look()
-        return self._outcomes.get(model.id, Outcomes())
-
-    def is_usable(self, model: Model, providers: Collection[str]) -> bool:
-        """Whether one of the model's routes is configured and its account not closed to us."""
-        self._look()
-        return any(
-            route.provider in providers
-            and not any(
-                (shut := self._shut.get(name)) is not None and shut.why in _FOR_GOOD
-                for name in (route.provider, route.name)
-            )
-            for route in model.routes
-        )
-
-    def _look(self) -> None:
-        now = self._clock()
-        if now - self._looked >= _REMEMBER:
-            self._looked = now  # before asking: whoever comes meanwhile need not ask as well
-            try:
-                self._outcomes = self._store.outcomes()
-                self._shut = self._store.routes()
-                self.updated_at = int(now)
-            except StoreUnavailable as error:
-                log.warning("no recent outcomes", reason=str(error))
+__all__ = ["make_blueprint"]
 
 
 def make_blueprint(
@@ -135,14 +84,14 @@ def _recommended(
 
     def worst_first(entry: tuple[Model, Outcomes]) -> tuple[bool, float, int]:
         seen = entry[1]
-        if seen.samples < _ENOUGH_SAMPLES:
+        if seen.samples < ENOUGH_SAMPLES:
             return False, 0.0, 0  # in the order of the catalog
         return True, seen.succeeded / seen.samples, seen.samples
 
     usable.sort(key=worst_first, reverse=True)  # stable
     ranked = []
     for rank, (model, seen) in enumerate(usable, 1):
-        ready = seen.samples >= _ENOUGH_SAMPLES
+        ready = seen.samples >= ENOUGH_SAMPLES
         entry = _object(model, providers, seen)
         entry["image"]["recommendation"] = {
             "preferred_rank": rank,
@@ -156,7 +105,7 @@ def _recommended(
 
 
 def _object(model: Model, providers: Collection[str], seen: Outcomes) -> dict[str, Any]:
-    measured = seen.mean_seconds is not None and seen.succeeded >= _ENOUGH_SAMPLES
+    measured = seen.mean_seconds is not None and seen.succeeded >= ENOUGH_SAMPLES
     return {
         "id": model.id,
         "object": "model",

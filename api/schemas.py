@@ -219,6 +219,22 @@ class ImageTask(BaseModel):
     quality: str | None = None
     style: str | None = None
     sandbox: bool | None = Field(None, description="True when no real provider was asked.")
+    queue_position: int | None = Field(
+        None, ge=1, description="Its place among the tasks that no worker has taken up: 1 is next."
+    )
+    eta_seconds: int | None = Field(
+        None,
+        ge=0,
+        description="Seconds until it is done, by what was measured lately; absent when unknown.",
+    )
+    blocked_reason: (
+        Literal["rate_limited", "failing", "full", "no_credit", "bad_key", "not_served"] | None
+    ) = Field(
+        None,
+        description="Why no provider takes it at the moment: the provider asked to wait, fails "
+        "again and again, has as many calls as it may, wants money, refuses our key, or no longer "
+        "has the model.",
+    )
     started: int | None = Field(None, description="Unix seconds.")
     completed_at: int | None = Field(None, description="Unix seconds.")
     failed_at: int | None = Field(None, description="Unix seconds.")
@@ -233,6 +249,18 @@ class ImageTask(BaseModel):
     error_detail: Failed | None = None
     cancelled: bool | None = None
     cancellation_status: Literal["cancelled"] | None = None
+
+
+class TaskList(BaseModel):
+    """A page of the caller's tasks, the newest first."""
+
+    object: Literal["list"]
+    data: list[ImageTask] = Field(
+        description="As when polled, but that images are given by address always."
+    )
+    first_id: str | None
+    last_id: str | None = Field(description="What to give as `after` to go on.")
+    has_more: bool
 
 
 class Usage(BaseModel):
@@ -459,6 +487,19 @@ class WaitQuery(_Parameters):
         description="Hold the answer until the task is final, at most this many seconds, at most "
         "60. The header `Prefer: wait=N` does the same.",
         examples=["30"],
+    )
+
+
+class TaskListQuery(_Parameters):
+    status: str | None = Field(
+        None, description="`pending`, `processing`, `completed` or `failed`.", examples=["failed"]
+    )
+    model: str | None = Field(None, description="Only tasks of this model.", examples=["flux-pro"])
+    limit: str | None = Field(
+        None, description="Most tasks on the page: 1 to 100, 20 unless told.", examples=["20"]
+    )
+    after: str | None = Field(
+        None, description="Go on behind this task: the `last_id` of the page before."
     )
 
 

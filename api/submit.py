@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+import re
 from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 
+import orjson
 from flask import Response, g, jsonify, request
 
 from api.auth import caller
-from api.errors import ApiError, failure_error
+from api.errors import ApiError, Problem, ValidationFailed, failure_error
+from api.outlook import Outlook
 from api.prefer import wait_preference
 from api.room import Room
 from api.submission import Submission
 from api.task_body import TaskBody
 from api.waiting import Waiting
-from common.errors import StoreUnavailable
+from common.errors import NameReused, QueueFull, StoreUnavailable
 from common.logging import get_logger
 from common.queue import queue_for
 from common.settings import ProviderAccess
-from common.store import TaskStore
-from common.task import Status, Task, new_task_id
+from common.store import Once, TaskStore
+from common.task import ImageRequest, Status, Task, new_task_id
 
-__all__ = ["LONGEST_WAIT", "PREFER", "Submit"]
+__all__ = ["IDEMPOTENCY_KEY", "LONGEST_WAIT", "PREFER", "Submit"]
 
 LONGEST_WAIT = 120  # seconds
 
@@ -33,6 +40,18 @@ PREFER = {
     "example": "wait=60",
 }
 
+IDEMPOTENCY_KEY: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "A name of yours for this submit, kept for 24 hours: however often it is sent, "
+    "it is one task. An answer that repeats the first has `Idempotency-Replayed: true`.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x20-\x7e]+$"},
+    "example": "order-4711-picture-1",
+}
+
+_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
+_LONGEST_REFUSAL = 3600  # seconds: by then everything may have changed
+
 log = get_logger(__name__)
 
 
@@ -44,12 +63,14 @@ class Submit:
         store: TaskStore,
         providers: Mapping[str, ProviderAccess],
         bodies: TaskBody,
+        outlook: Outlook,
         waiting: Waiting,
         room: Room,
     ) -> None:
         self._store = store
         self._providers = providers
         self._bodies = bodies
+        self._outlook = outlook
         self._waiting = waiting
         self._room = room
 
@@ -57,16 +78,14 @@ class Submit:
         """Keep a task for `submission`; the answer to the request that is being served.
 
         That is the pending task, or its images where the caller wants to wait and they are there
-        in time. Raises ApiError for a task that failed in time, and when there is no room for a
-        task or it may not have been kept.
+        in time. A submit that is repeated under its Idempotency-Key gets the answer of the first:
+        the same task. Raises ApiError for a task that failed in time, and when no task was made or
+        it may not have been kept.
         """
         generation = submission.request
         sandbox = self._providers[submission.route.provider].sandbox
         warnings = list(submission.warnings)
-        if "Idempotency-Key" in request.headers:
-            warnings.append(
-                "Idempotency-Key is not supported yet: repeating this request makes another task."
-            )
+        once = _once(generation)
         self._room.require()
         task_id = g.task_id = new_task_id()
         try:
@@ -74,15 +93,35 @@ class Submit:
                 task_id,
                 owner=caller().id,
                 queue=queue_for(submission.route.provider),
+                route=submission.route.name,
                 request=generation,
                 deadline=submission.model.deadline_seconds,
                 warnings=warnings,
                 sandbox=sandbox,
+                once=once,
             )
         except StoreUnavailable as error:
             raise _may_not_be_kept(task_id, error) from error
+        except NameReused:
+            raise ApiError(
+                "idempotency_key_reused",
+                "The Idempotency-Key was used for another request within the last 24 hours.",
+                param=IDEMPOTENCY_KEY["name"],
+                hint="Use a new key for each generation, and the same one only to repeat it.",
+            ) from None
+        except QueueFull as full:
+            raise ApiError(
+                "queue_full",
+                f"Too many tasks for {generation.model} wait already; this one might not be "
+                "finished in time. Nothing was kept.",
+                retry_after=max(1, min(_LONGEST_REFUSAL, math.ceil(full.wait))),
+                retryable=True,
+            ) from None
         if created is None:
             raise RuntimeError("a new task id was taken")
+        task_id = g.task_id = created.task_id
+        if created.replayed is not None:  # warnings may have changed with the catalog since
+            warnings, sandbox = list(created.replayed.warnings), created.replayed.sandbox
         seconds = wait_preference(request, most=LONGEST_WAIT)
         task = self._ended(task_id, seconds) if seconds else None
         if task is not None and task.status is Status.FAILED and task.failure is not None:
@@ -92,14 +131,16 @@ class Submit:
         else:
             response = jsonify(
                 self._bodies.pending(
-                    task_id, generation, created=created, warnings=warnings, sandbox=sandbox
+                    task_id, generation, created=created.at, warnings=warnings, sandbox=sandbox
                 )
             )
             response.status_code = 202
             response.headers["Location"] = f"/v1/images/generations/{task_id}"
-            response.headers["Retry-After"] = str(self._bodies.retry_after(generation.model))
+            response.headers["Retry-After"] = str(self._outlook.retry_after(generation.model))
         if seconds:
             response.headers["Preference-Applied"] = f"wait={seconds}"
+        if created.replayed is not None:
+            response.headers["Idempotency-Replayed"] = "true"
         response.headers["X-Task-ID"] = task_id
         response.headers["Cache-Control"] = "no-store"
         return response
@@ -112,6 +153,25 @@ class Submit:
             # It was kept: a pending task is the truth, an error would invite a second one.
             log.warning("cannot wait", task_id=task_id)
             return None
+
+
+def _once(generation: ImageRequest) -> Once | None:
+    """The name that the caller gave to this submit, if any. Raises ValidationFailed."""
+    name = request.headers.get(IDEMPOTENCY_KEY["name"])
+    if name is None:
+        return None
+    if _IDEMPOTENCY_KEY.fullmatch(name) is None:
+        raise ValidationFailed(
+            [
+                Problem(
+                    "invalid_value",
+                    "Idempotency-Key must be 1 to 255 printable ASCII characters.",
+                    param=IDEMPOTENCY_KEY["name"],
+                )
+            ]
+        )
+    asked = orjson.dumps(asdict(generation), option=orjson.OPT_SORT_KEYS)
+    return Once(name, hashlib.sha256(asked).hexdigest())
 
 
 def _may_not_be_kept(task_id: str, error: StoreUnavailable) -> ApiError:

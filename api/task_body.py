@@ -9,7 +9,6 @@ from typing import Any
 import pybase64
 
 from api.files import FileSigner
-from common.catalog import Catalog
 from common.storage import ImageStorage
 from common.task import ImageRequest, Result, Status, StoredImage, Task
 
@@ -23,12 +22,10 @@ class TaskBody:
 
     def __init__(
         self,
-        catalog: Catalog,
         signer: FileSigner,
         storage: ImageStorage,
         base_url: Callable[[], str],
     ) -> None:
-        self._catalog = catalog
         self._signer = signer
         self._storage = storage
         self._base_url = base_url
@@ -59,8 +56,11 @@ class TaskBody:
             body["sandbox"] = True
         return body
 
-    def any(self, task: Task) -> dict[str, Any]:
-        """A task in whatever state. Raises StoreUnavailable when its images cannot be read."""
+    def any(self, task: Task, *, linked: bool = False) -> dict[str, Any]:
+        """A task in whatever state. Raises StoreUnavailable when its images cannot be read.
+
+        `linked`: images are given by address, also where Base64 was asked for.
+        """
         request = task.request
         body = self.pending(
             task.id,
@@ -81,7 +81,7 @@ class TaskBody:
             if value is not None
         }
         if task.status is Status.COMPLETED and task.result is not None:
-            body |= self._completed(task, task.result)
+            body |= self._completed(task, task.result, linked=linked)
         elif task.status is Status.FAILED:
             body |= _failed(task)
         return body
@@ -92,14 +92,9 @@ class TaskBody:
         images = [self._image(task, image) for image in task.result.images]
         return {"created": task.created // 1000, "data": images}
 
-    def retry_after(self, model_id: str) -> int:
-        """Seconds after which asking again makes sense."""
-        model = self._catalog.get(model_id)
-        return 2 if model is None else max(1, min(5, round(model.typical_seconds / 4)))
-
-    def _completed(self, task: Task, result: Result) -> dict[str, Any]:
+    def _completed(self, task: Task, result: Result, *, linked: bool) -> dict[str, Any]:
         images = [
-            self._image(task, image) | {"width": image.width, "height": image.height}
+            self._image(task, image, linked=linked) | {"width": image.width, "height": image.height}
             for image in result.images
         ]
         body: dict[str, Any] = {
@@ -115,9 +110,9 @@ class TaskBody:
             body["warnings"] = [*task.warnings, told]
         return body
 
-    def _image(self, task: Task, image: StoredImage) -> dict[str, Any]:
+    def _image(self, task: Task, image: StoredImage, *, linked: bool = False) -> dict[str, Any]:
         described = {"revised_prompt": image.revised_prompt or task.request.prompt}
-        if task.request.response_format == "url":
+        if linked or task.request.response_format == "url":
             path = self._signer.path(image.name, (task.expires or 0) // 1000)
             return {"url": self._base_url() + path} | described
         data = self._storage.get(image.name)

@@ -14,6 +14,7 @@ from werkzeug.routing import BaseConverter
 from api.auth import caller
 from api.errors import ApiError
 from api.openapi import KEY_REQUIRED, errors, tag
+from api.outlook import Outlook
 from api.prefer import wait_preference
 from api.schemas import ImageTask, TaskPath, WaitQuery
 from api.task_body import TaskBody
@@ -32,7 +33,9 @@ _RESPONSES: ResponseDict = {
 }
 
 
-def make_blueprint(store: TaskStore, bodies: TaskBody, waiting: Waiting) -> APIBlueprint:
+def make_blueprint(
+    store: TaskStore, bodies: TaskBody, outlook: Outlook, waiting: Waiting
+) -> APIBlueprint:
     bp = APIBlueprint("tasks", __name__, abp_tags=[tag("tasks")], abp_security=KEY_REQUIRED)
     bp.record_once(_add_converter)
 
@@ -73,11 +76,11 @@ def make_blueprint(store: TaskStore, bodies: TaskBody, waiting: Waiting) -> APIB
         if request.if_none_match.contains_weak(etag):
             response = Response(status=304)
         else:
-            response = jsonify(bodies.any(task))
+            response = jsonify(bodies.any(task) | outlook.of(task))
         response.set_etag(etag, weak=True)
         response.headers["Cache-Control"] = "private, no-cache"
         if not task.status.final:
-            response.headers["Retry-After"] = str(bodies.retry_after(task.request.model))
+            response.headers["Retry-After"] = str(outlook.retry_after(task.request.model, task))
         if waited and "Prefer" in request.headers:
             response.headers["Preference-Applied"] = f"wait={seconds}"
         return response
@@ -111,6 +114,15 @@ def _not_found() -> NoReturn:
 
 
 def _etag(task: Task) -> str:
-    """Changes with everything in the body that can change. Final bodies never do."""
-    state = (task.id, task.status, task.progress, task.started, task.ended)
+    """Changes with everything in the body that can change but the time it is thought to take.
+    Final bodies never do."""
+    state = (
+        task.id,
+        task.status,
+        task.progress,
+        task.started,
+        task.ended,
+        task.queue_position,
+        task.blocked,
+    )
     return hashlib.sha256(repr(state).encode()).hexdigest()[:32]

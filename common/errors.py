@@ -3,6 +3,9 @@
     DarkroomError
     ├── ConfigurationError      the start stops; names the variable
     ├── StoreUnavailable        Redis cannot be asked, or refuses writes
+    ├── SubmitRefused           a new task is not taken, and nothing was kept
+    │   ├── QueueFull           too much waits already
+    │   └── NameReused          the caller's name for the submit stands for something else
     ├── LeaseLost               another worker holds the task: stop, touch nothing
     ├── GenerationFailed        the task is over, with the `Failure` that its record keeps
     └── ProviderError
@@ -38,13 +41,16 @@ __all__ = [
     "JobLost",
     "LeaseLost",
     "ModelNotServed",
+    "NameReused",
     "NotAuthorised",
     "OutOfCredit",
     "OutcomeUnknown",
     "ProviderError",
+    "QueueFull",
     "RateLimited",
     "Refused",
     "StoreUnavailable",
+    "SubmitRefused",
     "Unavailable",
 ]
 
@@ -59,6 +65,23 @@ class ConfigurationError(DarkroomError):
 
 class StoreUnavailable(DarkroomError):
     """Redis did not answer in time or refused the write: whether it happened is not known."""
+
+
+class SubmitRefused(DarkroomError):
+    """A new task is not taken. It was decided before anything was kept."""
+
+
+class QueueFull(SubmitRefused):
+    """So many tasks wait that this one would not be finished in time. `wait`: seconds until it
+    might, if nobody else submits."""
+
+    def __init__(self, wait: float) -> None:
+        super().__init__(wait)
+        self.wait = wait
+
+
+class NameReused(SubmitRefused):
+    """The caller gave this submit a name that stands for another request."""
 
 
 class LeaseLost(DarkroomError):

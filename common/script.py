@@ -8,14 +8,16 @@ from typing import Any
 import redis
 
 from common.connection import store_errors
+from common.queue import hint_template
 
 __all__ = ["PREFIX", "Script"]
 
 PREFIX = "darkroom:"  # of every key that is ours; kombu's queues are lists under their bare names
 
-_FILES = ("base", "routes", "tasks", "fleet")
+_FILES = ("base", "turns", "routes", "tasks", "fleet")
 _SOURCE = "\n".join(
-    [resources.files("common").joinpath(f"lua/{name}.lua").read_text("utf-8") for name in _FILES]
+    [f"local HINT = [==[{hint_template()}]==]"]
+    + [resources.files("common").joinpath(f"lua/{name}.lua").read_text("utf-8") for name in _FILES]
     + ["return ops[ARGV[1]](unpack(ARGV, 2))"]
 )
 # What brings accepted tasks to their end is let through by a Redis at its memory limit: it costs

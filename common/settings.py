@@ -265,6 +265,13 @@ class Settings(BaseSettings):
         description="A provider whose account has no credit, or that refuses our key, is left "
         "alone for this long.",
     )
+    queue_limit: int = Field(
+        100_000,
+        ge=0,
+        le=100_000_000,
+        description="So many tasks may wait for a provider; further ones are refused with 429. "
+        "0: any number.",
+    )
     breaker_failures: int = Field(
         5, ge=1, le=1000, description="So many failures of a route in a row shut it for a while."
     )

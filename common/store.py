@@ -7,16 +7,15 @@ back. Every public method is one round trip, safe to call from many threads, and
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import orjson
 import redis
 
-from common.connection import store_errors
-from common.errors import LeaseLost
-from common.queue import hint_template
+from common.errors import LeaseLost, NameReused, QueueFull
 from common.script import PREFIX, Script
 from common.settings import Settings
 from common.task import (
@@ -33,10 +32,13 @@ from common.task import (
 
 __all__ = [
     "ENDED_CHANNEL",
+    "Created",
     "Grant",
     "Health",
     "Offer",
+    "Once",
     "Outcomes",
+    "Page",
     "Shut",
     "Sweep",
     "TaskStore",
@@ -53,6 +55,8 @@ Verdict = Literal["fine", "failing", "rate_limited", "no_credit", "bad_key", "no
 
 ENDED_CHANNEL = f"{PREFIX}ended"  # the id of every task that reaches a final status
 
+_MOST_LOOKED_AT = 1000  # records, for one page of a list
+
 # Ends that say nothing about how well a model works: the caller's doing.
 _NOT_THE_MODELS_FAULT = frozenset({"content_policy_violation", "invalid_value", "cancelled"})
 
@@ -64,10 +68,39 @@ class Outcomes:
     succeeded: int = 0
     failed: int = 0
     mean_seconds: float | None = None  # from submit to completed
+    mean_run: float | None = None  # from the first claim to completed, in seconds
 
     @property
     def samples(self) -> int:
         return self.succeeded + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """The caller's name for a submit, and a digest of what was asked for: under the same name the
+    same request is one task."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A task that was kept at `at`, in Unix milliseconds; `replayed` is how it stands if that was
+    not now but when its name was first used."""
+
+    task_id: str
+    at: int
+    replayed: Task | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of an owner's tasks. What comes next is asked for with `after=last`."""
+
+    tasks: tuple[Task, ...]
+    last: str | None
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +156,7 @@ class TaskStore:
 
     `lease` is how long a claim holds without being renewed, `retention` how long a finished task
     is kept, `check` how soon a task whose message may be lost is looked at. `most_failures` in a
-    row shut a route.
+    row shut a route. Of one queue `most_waiting` tasks may wait for a worker, 0 for any number.
     """
 
     def __init__(
@@ -135,16 +168,17 @@ class TaskStore:
         check: float = 10,
         most_losses: int = 3,
         most_failures: int = 5,
+        most_waiting: int = 0,
     ) -> None:
-        self._redis = client
         self._run = Script(client).run
-        self._hint = hint_template()
         self.lease = lease
         self._lease = _ms(lease)
         self._retention = _ms(retention)
         self._check = _ms(check)
         self._most_losses = most_losses
         self._most_failures = most_failures
+        self._most_waiting = most_waiting
+        self._named = _ms(24 * 3600)
 
     @classmethod
     def of(cls, client: redis.Redis, settings: Settings) -> TaskStore:
@@ -155,6 +189,7 @@ class TaskStore:
             retention=settings.retention_hours * 3600,
             check=settings.rehint_seconds,
             most_failures=settings.breaker_failures,
+            most_waiting=settings.queue_limit,
         )
 
     def create(
@@ -165,38 +200,77 @@ class TaskStore:
         queue: str,
         request: ImageRequest,
         deadline: float,
+        route: str = "",
         warnings: Iterable[str] = (),
         sandbox: bool = False,
-    ) -> int | None:
-        """Keep a new pending task and announce it to the workers, in one step.
+        once: Once | None = None,
+    ) -> Created | None:
+        """Keep a new pending task and have it announced to the workers, in one step.
 
-        `deadline` is in seconds from now. Returns the time of creation in Unix milliseconds, None
-        when the id is taken. After `StoreUnavailable` the task may exist: the id tells.
+        `deadline` is in seconds from now; `route` is the one that is tried first. Returns None
+        when the id is taken. After `StoreUnavailable` the task may exist: the id tells. Raises
+        QueueFull, and NameReused where `once` says a name that stands for something else.
         """
-        terms = {
+        terms: dict[str, Any] = {
             "owner": owner,
             "queue": queue,
+            "route": route,
             "summary": f"{request.model} n={request.n} {request.size}",
             "deadline": _ms(deadline),
             "retention": self._retention,
             "check": self._check,
+            "most": self._most_waiting,
         }
+        if once is not None:
+            name = hashlib.sha256(once.name.encode()).hexdigest()
+            terms["once"] = {"key": name, "of": once.digest, "kept": self._named}
         fields = {
             "model": request.model,
             "request": _dumps(asdict(request)),
             "warnings": _dumps(list(warnings)),
             "sandbox": int(sandbox),
         }
-        created: int | None = self._run(
-            "create", task_id, _dumps(terms), self._hint, *_flat(fields)
-        )
-        return created
+        match self._run("create", task_id, _dumps(terms), *_flat(fields)):
+            case "created", at:
+                return Created(task_id, at)
+            case "replayed", record:
+                task = _task(_pairs(record))
+                return Created(task.id, task.created, replayed=task)
+            case "reused", *_:
+                raise NameReused
+            case "full", wait:
+                raise QueueFull(wait / 1000)
+            case _:
+                return None
 
     def read(self, task_id: str) -> Task | None:
         """The task as it stands, None when there is none (any more)."""
-        with store_errors():
-            record: Any = self._redis.hgetall(f"{PREFIX}task:{task_id}")
-        return _task(record) if record else None
+        reply = self._run("look", task_id)
+        if reply is None:
+            return None
+        record, place, wait = reply
+        task = _task(_pairs(record))
+        return replace(task, queue_position=place or None, begins_in=wait / 1000 or None)
+
+    def list(
+        self,
+        owner: str,
+        *,
+        limit: int,
+        after: str = "",
+        status: Status | None = None,
+        model: str = "",
+    ) -> Page | None:
+        """The tasks of an owner, the newest first, from behind the task `after`.
+
+        So many records are looked at, at most, that a page may be empty though there is more.
+        None when there is no task `after`.
+        """
+        reply = self._run("list", owner, after, limit, status or "", model, _MOST_LOOKED_AT)
+        if reply is None:
+            return None
+        more, last, *records = reply
+        return Page(tuple(_task(_pairs(record)) for record in records), last or None, bool(more))
 
     def claim(self, task_id: str, worker: str) -> Claim | None:
         """Take the right to work on a task.
@@ -208,7 +282,7 @@ class TaskStore:
         if reply is None:
             return None
         now, flat = reply
-        record = dict(zip(flat[::2], flat[1::2], strict=True))
+        record = _pairs(flat)
         return Claim(
             task=_task(record),
             calls=_calls(record),
@@ -271,7 +345,7 @@ class TaskStore:
     def routes(self) -> dict[str, Shut]:
         """The routes and accounts that are shut at the moment, by name."""
         now, flat = self._run("routes")
-        known = dict(zip(flat[::2], flat[1::2], strict=True))
+        known = _pairs(flat)
         return {
             name: Shut(known[f"{name}:why"], (float(until) - now) / 1000)
             for field, until in known.items()
@@ -298,9 +372,13 @@ class TaskStore:
         fields = {"failure": _dumps(asdict(failure))}
         return self._finish(task_id, generation, Status.FAILED, outcome, fields)
 
-    def defer(self, claim: Claim, wait: float) -> bool:
-        """Put the lease down; the task is due again after `wait` seconds, for any worker."""
-        return bool(self._run("defer", claim.task.id, claim.task.generation, _ms(wait)))
+    def defer(self, claim: Claim, wait: float, *, blocked: str = "") -> bool:
+        """Put the lease down; the task is due again after `wait` seconds, for any worker.
+
+        `blocked` says why, where it is that no provider takes it.
+        """
+        args = (claim.task.id, claim.task.generation, _ms(wait), blocked)
+        return bool(self._run("defer", *args))
 
     def renew(self, worker: str, held: Mapping[str, int]) -> frozenset[str]:
         """Renew all leases of a process (task id to generation) and show that it lives.
@@ -312,7 +390,7 @@ class TaskStore:
     def sweep(self, who: str, *, limit: int = 500) -> Sweep:
         """Announce what is due, end what is past its deadline. Any number may run at once."""
         due, announced, timed_out, lag = self._run(
-            "sweep", f"sweep:{who}", limit, self._check, self._retention, self._hint
+            "sweep", f"sweep:{who}", limit, self._check, self._retention
         )
         return Sweep(due, announced, timed_out, lag / 1000)
 
@@ -340,6 +418,7 @@ class TaskStore:
                 succeeded=counts.get("ok", 0),
                 failed=counts.get("failed", 0),
                 mean_seconds=counts["ms"] / 1000 / counts["ok"] if counts.get("ok") else None,
+                mean_run=counts["run"] / 1000 / counts["ok"] if counts.get("ok") else None,
             )
             for model, counts in sums.items()
         }
@@ -380,6 +459,7 @@ def _task(record: Mapping[str, str]) -> Task:
         result=_result(record.get("result")),
         failure=Failure(**orjson.loads(record["failure"])) if "failure" in record else None,
         cancelled=record.get("cancelled") == "1",
+        blocked=record.get("blocked"),
     )
 
 
@@ -415,6 +495,10 @@ def _call(data: dict[str, Any]) -> Call:
 
 def _dumps(data: Any) -> str:
     return orjson.dumps(data).decode()
+
+
+def _pairs(flat: Sequence[Any]) -> dict[str, Any]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _flat(fields: Mapping[str, Any]) -> list[Any]:

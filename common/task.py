@@ -179,6 +179,9 @@ class Task:
     result: Result | None = None
     failure: Failure | None = None
     cancelled: bool = False
+    blocked: str | None = None  # why no provider takes it at the moment
+    queue_position: int | None = None  # 1 is next; None when nobody knows, or it has begun
+    begins_in: float | None = None  # seconds until a worker takes it up, as things go
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from common.errors import (
 from common.hub import off_the_hub
 from common.logging import get_logger
 from common.storage import ImageStorage
-from common.store import TaskStore, Verdict
+from common.store import TaskStore, Verdict, Why
 from common.task import Call, CallState, Claim, Failure, ImageRequest, StoredImage
 from workers.images import ImageLimits, verify
 from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider
@@ -67,12 +67,16 @@ _VERDICTS: dict[type[ProviderError], Verdict] = {
 
 
 class Deferred(DarkroomError):
-    """Nothing went wrong for good: the task was put back and is due again after `wait` seconds."""
+    """Nothing went wrong for good: the task was put back and is due again after `wait` seconds.
 
-    def __init__(self, reason: str, wait: float) -> None:
+    `blocked` says why, where it is that no provider takes it at the moment.
+    """
+
+    def __init__(self, reason: str, wait: float, *, blocked: Why | None = None) -> None:
         super().__init__(reason, wait)
         self.reason = reason
         self.wait = wait
+        self.blocked = blocked
 
 
 @dataclass(frozen=True, slots=True)

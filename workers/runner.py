@@ -213,7 +213,7 @@ class Runner:
         return _result(plan, failures)
 
     def _defer(self, claim: Claim, deferred: Deferred) -> None:
-        self._store.defer(claim, deferred.wait)
+        self._store.defer(claim, deferred.wait, blocked=deferred.blocked or "")
         raise deferred
 
 
@@ -222,7 +222,11 @@ def _wait(plan: _Plan) -> Deferred | None:
     that leaves time to do it."""
     sent = plan.work.sent
     waits = [
-        Deferred(type(error).__name__, error.retry_after or backoff(sent))
+        Deferred(
+            type(error).__name__,
+            error.retry_after or backoff(sent),
+            blocked="rate_limited" if isinstance(error, RateLimited) else "failing",
+        )
         for error in plan.turned_away.values()
         if error.retryable or isinstance(error, OutcomeUnknown)
         if error.retry_after is not None or sent < _MOST_SENT_WITHOUT_ANSWER
@@ -232,7 +236,7 @@ def _wait(plan: _Plan) -> Deferred | None:
         if shut.why == "full":  # it is called up when it is its turn, most likely long before
             wait = min(wait, plan.work.time_left / 2)
         if shut.why in _PASSING:
-            waits.append(Deferred(shut.why, wait))
+            waits.append(Deferred(shut.why, wait, blocked=shut.why))
     soonest = min(waits, key=lambda deferred: deferred.wait, default=None)
     fits = soonest is not None and soonest.wait < plan.work.time_left - MARGIN
     return soonest if fits else None

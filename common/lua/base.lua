@@ -10,8 +10,10 @@
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local micros = clock[1] * 1000000 + clock[2]
 
 local HOUR = 3600000
+local PATIENT = 300000 -- how soon the sweep looks at a task that has to wait for its turn
 
 local function ours(name) return KEYS[1] .. name end
 
@@ -25,16 +27,6 @@ local ops = {}
 local function record_key(id) return ours('task:' .. id) end
 
 local function is_final(status) return status == 'completed' or status == 'failed' end
-
--- A Celery message is a hint: it may be lost or doubled at no cost. The template is a whole kombu
--- envelope with @ID@, @TAG@ and @SUMMARY@ left open; the tag starts with the time, by which the
--- sweep can tell whether a message may still be waiting in its queue.
-local function push_hint(template, id, queue, summary)
-  local values = { ['@ID@'] = id, ['@SUMMARY@'] = summary, ['@QUEUE@'] = queue,
-                   ['@TAG@'] = string.format('%.0f-%s', now, id) }
-  redis.call('LPUSH', KEYS[2] .. queue, (template:gsub('@%u+@', values)))
-  redis.call('HSET', record_key(id), 'hinted', now)
-end
 
 -- Time of the oldest message that waits in a queue, nil when it is empty or not ours to read.
 local function oldest_hint(queue)

@@ -11,8 +11,8 @@ function ops.renew(worker, ttl, ...)
   return lost
 end
 
--- sweep <who> <limit> <check ms> <retention ms> <template>   -> looked at, announced, timed out, lag ms
-function ops.sweep(who, limit, check, retention, template)
+-- sweep <who> <limit> <check ms> <retention ms>   -> looked at, announced, timed out, lag ms
+function ops.sweep(who, limit, check, retention)
   redis.call('ZADD', SEEN, now, who)
   -- A dead worker's places come back without anybody's doing, and so without a word to the line.
   for _, route in ipairs(redis.call('HKEYS', lines_key())) do call_up(route) end
@@ -22,27 +22,31 @@ function ops.sweep(who, limit, check, retention, template)
   for i = 1, #due, 2 do
     local id = due[i]
     local key = record_key(id)
-    local status, queue, summary, deadline, hinted =
-      unpack(redis.call('HMGET', key, 'status', 'queue', 'summary', 'deadline', 'hinted'))
+    local status, queue, owner, summary, created, deadline, hinted = unpack(redis.call('HMGET', key,
+      'status', 'queue', 'owner', 'summary', 'created', 'deadline', 'hinted'))
     if not status or is_final(status) then
       redis.call('ZREM', DUE, id)
     elseif tonumber(deadline) <= now then
       fail(id, 'timeout', 'The task was not finished within its time.', retention, 'failed')
       timed_out = timed_out + 1
     else
-      if oldest[queue] == nil then oldest[queue] = oldest_hint(queue) or false end
-      -- Queues are first in, first out: with only younger messages left, this one is gone.
-      local waited = 0
-      if hinted == '0' or not oldest[queue] or oldest[queue] > tonumber(hinted) then
-        push_hint(template, id, queue, summary)
-        announced = announced + 1
+      local wait = tonumber(check)
+      if in_line(id, queue, owner) then
+        move_up(queue, owner)
+        wait = in_line(id, queue, owner) and PATIENT or MOVED
       else
-        waited = now - hinted
+        if oldest[queue] == nil then oldest[queue] = oldest_hint(queue) or false end
+        -- Queues are first in, first out: with only younger messages left, this one is gone.
+        if hinted ~= '0' and oldest[queue] and oldest[queue] <= tonumber(hinted) then
+          -- It is looked after ever more rarely, so that a long queue costs the sweep little.
+          wait = math.max(wait, math.min(now - hinted, PATIENT))
+        elseif announce(id, queue, owner, summary, created * 1000) then
+          announced = announced + 1
+        else
+          wait = PATIENT
+        end
       end
-      -- A message that waits is looked after ever more rarely, so that a long queue costs the sweep
-      -- little.
-      local again = math.min(now + math.max(check, math.min(waited, 300000)), deadline)
-      redis.call('ZADD', DUE, again, id)
+      redis.call('ZADD', DUE, math.min(now + wait, deadline), id)
     end
   end
   return { #due / 2, announced, timed_out, lag }

@@ -10,11 +10,17 @@
 -- The last transition. `outcome` is ok, failed, or '' when it says nothing about the model.
 local function finish(id, status, fields, retention, outcome)
   local key = record_key(id)
-  local model, created, route, waits =
-    unpack(redis.call('HMGET', key, 'model', 'created', 'route', 'waits'))
+  local model, created, route, waits, queue, owner, started =
+    unpack(redis.call('HMGET', key, 'model', 'created', 'route', 'waits', 'queue', 'owner', 'started'))
   redis.call('HSET', key, 'status', status, 'ended', now, 'expires', now + retention, unpack(fields))
-  redis.call('HDEL', key, 'lease', 'worker', 'hinted', 'retry_at', 'route')
-  if route then let_go(route, places(id)) end
+  redis.call('HDEL', key, 'lease', 'worker', 'hinted', 'retry_at', 'route', 'blocked')
+  leave(id, queue, owner)
+  local others_wait = redis.call('ZCARD', called_key(queue)) > 0
+  if route then
+    others_wait = others_wait or redis.call('EXISTS', waits_key(route)) == 1
+    let_go(route, places(id))
+  end
+  if started then keep_pace(queue, others_wait) end
   stop_waiting(key, id, waits)
   redis.call('PEXPIREAT', key, now + retention)
   redis.call('ZREM', DUE, id)
@@ -23,6 +29,7 @@ local function finish(id, status, fields, retention, outcome)
     redis.call('HINCRBY', bucket, model .. ':' .. outcome, 1)
     if outcome == 'ok' then
       redis.call('HINCRBY', bucket, model .. ':ms', string.format('%.0f', now - created))
+      redis.call('HINCRBY', bucket, model .. ':run', string.format('%.0f', now - (started or now)))
     end
     redis.call('PEXPIRE', bucket, 25 * HOUR)
   end
@@ -45,33 +52,53 @@ local function may_write(key, generation)
   return lease and current == generation
 end
 
--- create <id> <terms as JSON> <template> <field> <value> …   -> created (ms), or nothing when the id is taken
---   terms: owner, queue, summary (of the request, for people), deadline (ms from now), retention (ms),
---   check (ms after which the message is looked for)
-function ops.create(id, terms, template, ...)
+-- create <id> <terms as JSON> <field> <value> …
+--   terms: owner, queue, route (the first to be taken), summary (of the request, for people), deadline
+--   (ms from now), retention (ms), check (ms after which the message is looked for), most (tasks that may
+--   wait, 0 for any number), once (where the caller named the submit: key, the name; of, a digest of what
+--   was asked for; kept, for how many ms it is remembered)
+--   -> created, and when (ms)
+--   -> replayed, and the record that the name stands for
+--   -> reused: the name stands for something else
+--   -> full, and for how many ms the queue takes nothing
+--   -> nothing when the id is taken
+function ops.create(id, terms, ...)
   local key = record_key(id)
-  if redis.call('EXISTS', key) == 1 then return false end
   terms = cjson.decode(terms)
-  local deadline, owner = now + terms.deadline, terms.owner
-  redis.call('HSET', key, 'id', id, 'owner', owner, 'queue', terms.queue, 'summary', terms.summary,
+  local deadline, owner, queue, once = now + terms.deadline, terms.owner, terms.queue, terms.once
+  local once_key = once and ours('once:' .. owner .. ':' .. once.key)
+  local known = once and redis.call('GET', once_key)
+  if known then
+    local of, first = known:match('^(.*) (%S+)$')
+    local record = redis.call('HGETALL', record_key(first))
+    if #record > 0 and of ~= once.of then return { 'reused' } end
+    if #record > 0 then return { 'replayed', record } end
+  end
+  if redis.call('EXISTS', key) == 1 then return false end
+  local others = redis.call('ZCARD', waits_key(terms.route))
+  local full = too_long(queue, owner, terms.most, terms.deadline, others)
+  if full then return { 'full', math.ceil(full) } end
+  redis.call('HSET', key, 'id', id, 'owner', owner, 'queue', queue, 'summary', terms.summary,
              'status', 'pending', 'generation', 0, 'attempts', 0, 'losses', 0, 'created', now,
              'deadline', deadline, ...)
   redis.call('PEXPIREAT', key, deadline + terms.retention)
-  redis.call('ZADD', DUE, now + terms.check, id)
+  local announced = announce(id, queue, owner, terms.summary, micros)
+  redis.call('ZADD', DUE, math.min(now + (announced and terms.check or PATIENT), deadline), id)
   local index = ours('owner:' .. owner)
-  redis.call('ZADD', index, now, id)
-  redis.call('ZREMRANGEBYSCORE', index, '-inf', now - terms.deadline - terms.retention)
+  redis.call('ZADD', index, micros, id)
+  redis.call('ZREMRANGEBYSCORE', index, '-inf', micros - 1000 * (terms.deadline + terms.retention))
   redis.call('PEXPIRE', index, terms.deadline + terms.retention)
-  push_hint(template, id, terms.queue, terms.summary)
-  return now
+  if once then redis.call('SET', once_key, once.of .. ' ' .. id, 'PX', once.kept) end
+  return { 'created', now }
 end
 
 -- claim <id> <worker> <lease ms> <retention ms> <most losses>   -> now and the record, or nothing
 function ops.claim(id, worker, ttl, retention, most_losses)
   local key = record_key(id)
-  local status, lease, deadline, losses, retry_at =
-    unpack(redis.call('HMGET', key, 'status', 'lease', 'deadline', 'losses', 'retry_at'))
+  local status, lease, deadline, losses, retry_at, queue, owner =
+    unpack(redis.call('HMGET', key, 'status', 'lease', 'deadline', 'losses', 'retry_at', 'queue', 'owner'))
   if not status or is_final(status) then return false end
+  leave(id, queue, owner)
   if lease and tonumber(lease) >= now then return false end
   if retry_at and tonumber(retry_at) > now and tonumber(deadline) > now then return false end
   if tonumber(deadline) <= now then
@@ -91,7 +118,7 @@ function ops.claim(id, worker, ttl, retention, most_losses)
   redis.call('HINCRBY', key, 'generation', 1)
   redis.call('HINCRBY', key, 'attempts', 1)
   redis.call('HSETNX', key, 'started', now)
-  redis.call('HDEL', key, 'retry_at')
+  redis.call('HDEL', key, 'retry_at', 'blocked')
   redis.call('HSET', key, 'status', 'processing', 'worker', worker, 'lease', until_, 'hinted', 0)
   redis.call('ZADD', DUE, until_, id)
   local record = redis.call('HGETALL', key)
@@ -157,7 +184,7 @@ function ops.begin(id, generation, ttl, standing, going, ...)
         why, till = 'full', now + math.min(300000, 15000 + 2000 * ahead)
         if not waits then
           -- By microseconds: those who come within one millisecond keep their order as well.
-          redis.call('ZADD', waits_key(route), clock[1] * 1000000 + clock[2], id)
+          redis.call('ZADD', waits_key(route), micros, id)
           redis.call('PEXPIRE', waits_key(route), 24 * HOUR)
           redis.call('HSET', key, 'waits', route)
           redis.call('HSET', lines_key(), route, cap)
@@ -230,14 +257,16 @@ function ops.finish(id, generation, status, retention, outcome, ...)
   return 1
 end
 
--- defer <id> <generation> <wait ms>   -> whether the lease was put down; due again after the wait
-function ops.defer(id, generation, wait)
+-- defer <id> <generation> <wait ms> <blocked>   -> whether the lease was put down; due again after the wait
+--   blocked: the reason, where it is that the provider takes nothing, else ''
+function ops.defer(id, generation, wait, blocked)
   local key = record_key(id)
   if not may_write(key, generation) then return 0 end
   local deadline, route = unpack(redis.call('HMGET', key, 'deadline', 'route'))
   local again = math.min(now + wait, deadline)
   redis.call('HDEL', key, 'lease', 'worker')
   redis.call('HSET', key, 'hinted', 0, 'retry_at', again)
+  if blocked ~= '' then redis.call('HSET', key, 'blocked', blocked) end
   redis.call('ZADD', DUE, again, id)
   if route then -- a job that goes on keeps its place until somebody takes it up
     local going = false
@@ -251,4 +280,45 @@ function ops.defer(id, generation, wait)
     end
   end
   return 1
+end
+
+-- look <id>   -> the record, at which place of its queue it waits, and for how many ms; 0: nobody knows
+function ops.look(id)
+  local key = record_key(id)
+  local record = redis.call('HGETALL', key)
+  if #record == 0 then return false end
+  local status, queue, owner = unpack(redis.call('HMGET', key, 'status', 'queue', 'owner'))
+  if status ~= 'pending' then return { record, 0, 0 } end
+  local place = redis.call('ZRANK', called_key(queue), id)
+  local mine = not place and redis.call('ZRANK', line_key(queue, owner), id)
+  if mine then place = ahead(queue, owner, mine) end
+  if not place then return { record, 0, 0 } end
+  return { record, place + 1, math.ceil((place + 1) * (pace(queue, FEW) or 0)) }
+end
+
+-- list <owner> <after> <limit> <status> <model> <most>   -> whether there is more, where to go on, records …
+--   An owner's tasks, the newest first, from behind the task `after`, '' for the first page; of one status
+--   or model, '' for any. So many are looked at, at most: a page may be empty though there is more.
+--   -> nothing when there is no task `after`
+function ops.list(owner, after, limit, status, model, most)
+  local index, start = ours('owner:' .. owner), 0
+  if after ~= '' then
+    start = redis.call('ZREVRANK', index, after)
+    if not start then return false end
+    start = start + 1
+  end
+  local ids = redis.call('ZREVRANGE', index, start, start + most) -- one more than is looked at
+  local found = { 0, '' }
+  for i, id in ipairs(ids) do
+    if i > tonumber(most) or #found - 2 == tonumber(limit) then
+      found[1] = 1
+      break
+    end
+    found[2] = id
+    local is, of = unpack(redis.call('HMGET', record_key(id), 'status', 'model'))
+    if is and (status == '' or is == status) and (model == '' or of == model) then
+      found[#found + 1] = redis.call('HGETALL', record_key(id))
+    end
+  end
+  return found
 end

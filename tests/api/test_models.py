@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from api.models import RecentOutcomes, make_blueprint
+from api.models import make_blueprint
 from api.openapi import make_app
+from api.recent import RecentOutcomes
 from common.catalog import Catalog
 from common.errors import StoreUnavailable
 from common.store import Outcomes, Shut

@@ -84,7 +84,6 @@ def test_the_prompt_is_all_that_is_needed(stack: Stack) -> None:
 
 def test_what_was_asked_for_is_kept_and_announced(stack: Stack) -> None:
     """S12, S17, S19-S21"""
-    before = stack.redis.llen("images.openai")
     fields = {
         "prompt": "ein Apfel 🍎",
         "size": "1792x1024",
@@ -98,7 +97,8 @@ def test_what_was_asked_for_is_kept_and_announced(stack: Stack) -> None:
     task = stack.store.read(task_id)
     assert task is not None
     assert task.request == ImageRequest(model="dall-e-3", **fields)  # type: ignore[arg-type]
-    assert stack.redis.llen("images.openai") == before + 1
+    assert task.queue == "images.openai"
+    assert task.queue_position is not None
 
 
 @pytest.mark.parametrize(
@@ -252,12 +252,10 @@ def test_a_flood_of_unknown_fields_does_not_flood_the_answer(stack: Stack) -> No
 
 def test_what_is_not_served_yet_is_said(stack: Stack) -> None:
     extras = {"webhook_url": "https://example.org", "webhook_events": [], "metadata": {"a": 1}}
-    answer = stack.post(
-        {"model": "flux-pro", "prompt": "x"} | extras, headers={"Idempotency-Key": "k"}
-    )
+    answer = stack.post({"model": "flux-pro", "prompt": "x"} | extras)
 
     text = " ".join(answer.json()["warnings"])
-    assert all(name in text for name in (*extras, "Idempotency-Key"))
+    assert all(name in text for name in extras)
 
 
 def test_async_is_accepted_silently(stack: Stack) -> None:
@@ -424,6 +422,7 @@ def test_a_wrong_request_for_an_unavailable_model_is_wrong_first(stack: Stack) -
 
 def test_a_submit_costs_one_round_trip_and_a_poll_one(stack: Stack) -> None:
     task_id = stack.submit()  # the key is known from now on
+    stack.get(f"/v1/tasks/{task_id}")  # and, for a few seconds, how tasks ended lately
     before = stack.commands()
     stack.submit()
     middle = stack.commands()
@@ -437,7 +436,8 @@ def test_a_submit_costs_one_round_trip_and_a_poll_one(stack: Stack) -> None:
 
     assert calls(middle, before).pop("evalsha") == 1
     assert set(calls(middle, before)) <= {"evalsha", "hgetall", "hget"}
-    assert calls(after, middle) == {"hgetall": 1}
+    assert set(calls(after, middle)) <= {"evalsha", "hgetall", "hget"}
+    assert calls(after, middle).pop("evalsha") == 1
 
 
 def test_ids_are_all_different_and_tell_nothing(stack: Stack) -> None:

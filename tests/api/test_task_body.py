@@ -12,7 +12,6 @@ from PIL import Image
 from api.files import FileSigner
 from api.schemas import ImageTask
 from api.task_body import TaskBody
-from common.catalog import Catalog
 from common.connection import connect
 from common.storage import ImageStorage
 from common.task import ImageRequest, Result, Status, StoredImage, Task
@@ -26,7 +25,7 @@ NOTICE = "Said at the submit."
 def bodies(tmp_path: Path) -> TaskBody:
     signer = FileSigner(connect("redis://127.0.0.1:1/0"), "a secret")
     storage = ImageStorage.open(tmp_path.as_uri())
-    return TaskBody(Catalog.load(), signer, storage, lambda: "http://here")
+    return TaskBody(signer, storage, lambda: "http://here")
 
 
 def completed(request: ImageRequest, *made: tuple[int, int], quarter: int | None = None) -> Task:

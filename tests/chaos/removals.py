@@ -67,8 +67,8 @@ REMOVALS = {
         (
             (
                 "common/lua/fleet.lua",
-                "        push_hint(template, id, queue, summary)\n        announced",
-                "        announced",
+                "        elseif announce(id, queue, owner, summary, created * 1000) then",
+                "        elseif true then",
             ),
         ),
     ),

@@ -109,8 +109,8 @@ def test_a_message_shows_the_kind_of_picture_and_nothing_that_people_wrote(
 
 
 def test_no_two_messages_have_the_same_tag(valkey: Valkey, store: TaskStore) -> None:
-    for _ in range(20):
-        create(store)
+    for n in range(20):
+        create(store, owner=f"key_{n}")
 
     raw: Any = valkey.redis.lrange(QUEUE, 0, -1)
 

@@ -1,0 +1,146 @@
+-- Turns: whose task is announced to the workers next.
+--
+-- A broker queue is first in, first out, so of each caller it holds a few messages only. Whatever else
+-- a caller has waits in a line of its own, oldest first, and moves up by one each time that one of
+-- its messages has led to a claim. Somebody else's first task therefore waits behind a few messages of
+-- each caller, and not behind all that they have.
+--
+-- Per broker queue: `called`, the tasks announced and not claimed since, in the order of their messages;
+-- `shares`, how many of these each caller has; `lines`, how many tasks each caller has in line. For all
+-- queues: `waiting`, how many tasks are in line, and `pace`, in what time a task ends while others wait.
+
+local SHARE = 4 -- messages of one caller in a broker queue
+local MOVED = 10000 -- how soon a message is looked for whose task has come up from a line
+
+local WAITING = ours('waiting')
+local PACE = ours('pace')
+
+local function called_key(queue) return ours('called:' .. queue) end
+local function shares_key(queue) return ours('shares:' .. queue) end
+local function lengths_key(queue) return ours('lines:' .. queue) end
+local function line_key(queue, owner) return ours('line:' .. queue .. ':' .. owner) end
+
+-- One less or more of something that is counted by name; what has come to nothing is not kept.
+local function count(counts, name, by)
+  if redis.call('HINCRBY', counts, name, by) <= 0 then redis.call('HDEL', counts, name) end
+end
+
+local function count_in_line(queue, owner, by)
+  count(lengths_key(queue), owner, by)
+  count(WAITING, queue, by)
+end
+
+-- A Celery message is a hint: it may be lost or doubled at no cost. HINT is a whole kombu envelope with
+-- @ID@, @TAG@, @SUMMARY@ and @QUEUE@ left open; the tag starts with the time, by which the sweep can
+-- tell whether a message may still be waiting in its queue.
+local function push_hint(id, queue, summary)
+  local values = { ['@ID@'] = id, ['@SUMMARY@'] = summary, ['@QUEUE@'] = queue,
+                   ['@TAG@'] = string.format('%.0f-%s', now, id) }
+  redis.call('LPUSH', KEYS[2] .. queue, (HINT:gsub('@%u+@', values)))
+  redis.call('HSET', record_key(id), 'hinted', now)
+end
+
+local function call(id, queue, owner, summary)
+  if redis.call('ZADD', called_key(queue), micros, id) == 1 then count(shares_key(queue), owner, 1) end
+  push_hint(id, queue, summary)
+end
+
+-- Announce a task, or have it wait in its caller's line, which is in the order of `since`
+-- (microseconds). Returns whether it was announced.
+local function announce(id, queue, owner, summary, since)
+  local mine = redis.call('HGET', shares_key(queue), owner)
+  if not mine or tonumber(mine) < SHARE or redis.call('ZSCORE', called_key(queue), id) then
+    call(id, queue, owner, summary)
+    return true
+  end
+  if redis.call('ZADD', line_key(queue, owner), 'NX', since, id) == 1 then
+    count_in_line(queue, owner, 1)
+  end
+  return false
+end
+
+local function in_line(id, queue, owner)
+  return redis.call('ZSCORE', line_key(queue, owner), id) ~= false
+end
+
+-- Let the oldest of a caller's line take its turn, for as long as its share allows.
+local function move_up(queue, owner)
+  while tonumber(redis.call('HGET', shares_key(queue), owner) or 0) < SHARE do
+    local id = redis.call('ZPOPMIN', line_key(queue, owner))[1]
+    if not id then return end
+    count_in_line(queue, owner, -1)
+    local status, summary = unpack(redis.call('HMGET', record_key(id), 'status', 'summary'))
+    if status and not is_final(status) then
+      call(id, queue, owner, summary)
+      redis.call('ZADD', DUE, 'XX', now + MOVED, id)
+    end
+  end
+end
+
+-- A task waits for no turn any more: its message was seen, or it is over.
+local function leave(id, queue, owner)
+  if redis.call('ZREM', called_key(queue), id) == 1 then
+    count(shares_key(queue), owner, -1)
+    move_up(queue, owner)
+  elseif redis.call('ZREM', line_key(queue, owner), id) == 1 then
+    count_in_line(queue, owner, -1)
+  end
+end
+
+-- How many tasks are going to be announced before one of `owner` with `before` of its own in line before
+-- it, as things stand: callers take turns. Nothing when so many wait that counting would take long.
+local MOST_COUNTED = 64
+local function ahead(queue, owner, before)
+  if redis.call('HLEN', lengths_key(queue)) > MOST_COUNTED then return nil end
+  local sum = redis.call('ZCARD', called_key(queue)) + before
+  local lengths = redis.call('HGETALL', lengths_key(queue))
+  for i = 1, #lengths, 2 do
+    if lengths[i] ~= owner then sum = sum + math.min(tonumber(lengths[i + 1]), before + 1) end
+  end
+  return sum
+end
+
+-- How many tasks of a queue no worker has taken up.
+local function waiting_for(queue)
+  return redis.call('ZCARD', called_key(queue)) + tonumber(redis.call('HGET', WAITING, queue) or 0)
+end
+
+-- The mean time from one end of a task to the next, while others wait: what a task ahead of one costs.
+-- Nothing before `least` of them were measured.
+local function pace(queue, least)
+  local every, measured = unpack(redis.call('HMGET', PACE, queue .. ':every', queue .. ':measured'))
+  return measured and tonumber(measured) >= least and tonumber(every) or nil
+end
+
+local FEW, MANY = 5, 10 -- ends, enough to say something, and to refuse a task by it
+
+local function keep_pace(queue, others_wait)
+  local last, every, measured =
+    unpack(redis.call('HMGET', PACE, queue .. ':last', queue .. ':every', queue .. ':measured'))
+  if not others_wait then
+    if last then redis.call('HDEL', PACE, queue .. ':last') end
+    return
+  end
+  if last then
+    local took, number = (micros - last) / 1000, math.min(tonumber(measured or 0) + 1, MANY)
+    every = tonumber(every or 0)
+    -- A pause, in which there were no workers, says nothing of what they do when they are there.
+    if number > FEW then took = math.min(took, 4 * every) end
+    every = every + (took - every) / number
+    redis.call('HSET', PACE, queue .. ':every', string.format('%.3f', every), queue .. ':measured', number)
+    redis.call('PEXPIRE', PACE, 24 * HOUR)
+  end
+  redis.call('HSET', PACE, queue .. ':last', string.format('%.0f', micros))
+end
+
+-- For how many ms a queue takes no new task of `owner`: it is as long as it may be, or the task would
+-- wait for more than half of its time. Nothing when it takes one. `others`: tasks that wait elsewhere
+-- for the same provider.
+local function too_long(queue, owner, most, time, others)
+  local every, waiting = pace(queue, MANY), waiting_for(queue) + others
+  if most > 0 and waiting >= most then return (waiting - most + 1) * (every or 1000) end
+  if not every then return nil end
+  local mine = tonumber(redis.call('HGET', lengths_key(queue), owner) or 0)
+  local wait = ((ahead(queue, owner, mine) or waiting) + others) * every
+  if wait > time / 2 then return wait - time / 2 end
+end
