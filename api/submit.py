@@ -8,12 +8,13 @@ from flask import Response, g, jsonify, request
 
 from api.auth import caller
 from api.errors import ApiError, failure_error
+from api.limits import refusal, require_model, tell_requests_left
 from api.prefer import wait_preference
 from api.room import Room
 from api.submission import Submission
 from api.task_body import TaskBody
 from api.waiting import Waiting
-from common.errors import StoreUnavailable
+from common.errors import LimitExceeded, StoreUnavailable
 from common.logging import get_logger
 from common.queue import queue_for
 from common.settings import ProviderAccess
@@ -58,14 +59,21 @@ class Submit:
 
         That is the pending task, or its images where the caller wants to wait and they are there
         in time. Raises ApiError for a task that failed in time, and when there is no room for a
-        task or it may not have been kept.
+        task, a limit of the key is in its way, or it may not have been kept.
         """
-        generation = submission.request
+        generation, limits = submission.request, caller().limits
+        require_model(generation.model, limits)
+        price = submission.model.price(submission.route)
         sandbox = self._providers[submission.route.provider].sandbox
         warnings = list(submission.warnings)
         if "Idempotency-Key" in request.headers:
             warnings.append(
                 "Idempotency-Key is not supported yet: repeating this request makes another task."
+            )
+        if price is None and limits.usd_per_month is not None:
+            warnings.append(
+                f"The price of {generation.model} is not known beforehand: until it is, this task "
+                "counts nothing in what the key may spend."
             )
         self._room.require()
         task_id = g.task_id = new_task_id()
@@ -78,11 +86,18 @@ class Submit:
                 deadline=submission.model.deadline_seconds,
                 warnings=warnings,
                 sandbox=sandbox,
+                limits=limits,
+                price=price,
             )
+        except LimitExceeded as error:
+            tell_requests_left(error.left)
+            again = self._bodies.retry_after(generation.model)
+            raise refusal(error, limits, generation, again=again) from error
         except StoreUnavailable as error:
             raise _may_not_be_kept(task_id, error) from error
         if created is None:
             raise RuntimeError("a new task id was taken")
+        tell_requests_left(created.left)
         seconds = wait_preference(request, most=LONGEST_WAIT)
         task = self._ended(task_id, seconds) if seconds else None
         if task is not None and task.status is Status.FAILED and task.failure is not None:
@@ -92,7 +107,7 @@ class Submit:
         else:
             response = jsonify(
                 self._bodies.pending(
-                    task_id, generation, created=created, warnings=warnings, sandbox=sandbox
+                    task_id, generation, created=created.at, warnings=warnings, sandbox=sandbox
                 )
             )
             response.status_code = 202

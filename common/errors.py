@@ -3,6 +3,7 @@
     DarkroomError
     ├── ConfigurationError      the start stops; names the variable
     ├── StoreUnavailable        Redis cannot be asked, or refuses writes
+    ├── LimitExceeded           a limit of the key does not admit the task; nothing was kept
     ├── LeaseLost               another worker holds the task: stop, touch nothing
     ├── GenerationFailed        the task is over, with the `Failure` that its record keeps
     └── ProviderError
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from common.limits import LimitName, RequestsLeft
 from common.task import Billed, Failure
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "JobFailed",
     "JobLost",
     "LeaseLost",
+    "LimitExceeded",
     "ModelNotServed",
     "NotAuthorised",
     "OutOfCredit",
@@ -63,6 +66,24 @@ class StoreUnavailable(DarkroomError):
 
 class LeaseLost(DarkroomError):
     """The generation number is no longer ours: whoever holds the task now goes on with it."""
+
+
+class LimitExceeded(DarkroomError):
+    """The key's limits do not admit the task: nothing was kept, and no request was counted.
+
+    `limit` is the one that is in the way, `used` how much of it is taken, in its own unit. `wait`
+    is in how many seconds that changes, None when nobody knows. `left` is there with a limit on
+    requests.
+    """
+
+    def __init__(
+        self, limit: LimitName, *, used: float, wait: float | None, left: RequestsLeft | None
+    ) -> None:
+        super().__init__(limit)
+        self.limit = limit
+        self.used = used
+        self.wait = wait
+        self.left = left
 
 
 class GenerationFailed(DarkroomError):

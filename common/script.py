@@ -13,7 +13,7 @@ __all__ = ["PREFIX", "Script"]
 
 PREFIX = "darkroom:"  # of every key that is ours; kombu's queues are lists under their bare names
 
-_FILES = ("base", "routes", "tasks", "fleet")
+_FILES = ("base", "routes", "limits", "tasks", "fleet")
 _SOURCE = "\n".join(
     [resources.files("common").joinpath(f"lua/{name}.lua").read_text("utf-8") for name in _FILES]
     + ["return ops[ARGV[1]](unpack(ARGV, 2))"]

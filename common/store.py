@@ -15,7 +15,8 @@ import orjson
 import redis
 
 from common.connection import store_errors
-from common.errors import LeaseLost
+from common.errors import LeaseLost, LimitExceeded
+from common.limits import UNLIMITED, Limits, RequestsLeft, Usage, Used, millionths
 from common.queue import hint_template
 from common.script import PREFIX, Script
 from common.settings import Settings
@@ -33,6 +34,7 @@ from common.task import (
 
 __all__ = [
     "ENDED_CHANNEL",
+    "Created",
     "Grant",
     "Health",
     "Offer",
@@ -55,6 +57,15 @@ ENDED_CHANNEL = f"{PREFIX}ended"  # the id of every task that reaches a final st
 
 # Ends that say nothing about how well a model works: the caller's doing.
 _NOT_THE_MODELS_FAULT = frozenset({"content_policy_violation", "invalid_value", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A task that was accepted, at `at` in Unix milliseconds. `left` is there with a limit on
+    requests."""
+
+    at: int
+    left: RequestsLeft | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,30 +178,36 @@ class TaskStore:
         deadline: float,
         warnings: Iterable[str] = (),
         sandbox: bool = False,
-    ) -> int | None:
+        limits: Limits = UNLIMITED,
+        price: float | None = None,
+    ) -> Created | None:
         """Keep a new pending task and announce it to the workers, in one step.
 
-        `deadline` is in seconds from now. Returns the time of creation in Unix milliseconds, None
-        when the id is taken. After `StoreUnavailable` the task may exist: the id tells.
+        `deadline` is in seconds from now. `limits` are those of the owner; `price` is that of one
+        image in US dollars, None when it is not known. Returns None when the id is taken. Raises
+        LimitExceeded. After `StoreUnavailable` the task may exist: the id tells.
         """
-        terms = {
+        terms: dict[str, Any] = {
             "owner": owner,
             "queue": queue,
             "summary": f"{request.model} n={request.n} {request.size}",
             "deadline": _ms(deadline),
             "retention": self._retention,
             "check": self._check,
+            "model": request.model,
+            "images": request.n,
+            "limits": limits.counted(),
         }
+        if price is not None:
+            terms["estimate"] = millionths(price * request.n)
         fields = {
             "model": request.model,
             "request": _dumps(asdict(request)),
             "warnings": _dumps(list(warnings)),
             "sandbox": int(sandbox),
         }
-        created: int | None = self._run(
-            "create", task_id, _dumps(terms), self._hint, *_flat(fields)
-        )
-        return created
+        reply = self._run("create", task_id, _dumps(terms), self._hint, *_flat(fields))
+        return None if reply is None else _created(reply, limits)
 
     def read(self, task_id: str) -> Task | None:
         """The task as it stands, None when there is none (any more)."""
@@ -344,6 +361,20 @@ class TaskStore:
             for model, counts in sums.items()
         }
 
+    def usage(self, owner: str, limits: Limits = UNLIMITED, *, month: str = "") -> Usage:
+        """What a key has used this month, today, and in `month` (as `2026-11`) if it is given."""
+        now, tasks, left, this_month, date, in_month, in_day, asked = self._run(
+            "usage", owner, month, limits.requests_per_minute or 0
+        )
+        return Usage(
+            now=now,
+            open_tasks=tasks,
+            requests_left=None if left < 0 else left,
+            month=Used.of(this_month, in_month),
+            today=Used.of(date, in_day),
+            asked=Used.of(month or this_month, asked),
+        )
+
     def _finish(
         self,
         task_id: str,
@@ -356,6 +387,28 @@ class TaskStore:
         return bool(
             self._run("finish", task_id, token, status, self._retention, outcome, *_flat(fields))
         )
+
+
+def _created(reply: Any, limits: Limits) -> Created:
+    """What `create` has to say. Raises LimitExceeded."""
+
+    def left(of: Sequence[int]) -> RequestsLeft | None:
+        if limits.requests_per_minute is None:
+            return None
+        remaining, reset = of
+        return RequestsLeft(limits.requests_per_minute, remaining, reset / 1000)
+
+    match reply:
+        case [int(at), *rest]:
+            return Created(at, left(rest))
+        case [limit, used, wait, *rest]:
+            raise LimitExceeded(
+                limit,
+                used=used / 1_000_000 if limit == "usd_per_month" else used,
+                wait=None if wait < 0 else wait / 1000,
+                left=left(rest),
+            )
+    raise AssertionError(reply)
 
 
 def _task(record: Mapping[str, str]) -> Task:

@@ -366,9 +366,7 @@ class Courier:
         usage = dict(outcome.usage)
         if call.begun is not None:
             usage.setdefault("seconds", round(max(0.0, time.time() - call.begun), 3))
-        price = route.price_per_image_usd
-        if price is None:
-            price = work.model.price_per_image_usd
+        price = work.model.price(route)
         if price is not None and "cost_usd" not in usage:
             made = sum(isinstance(picture, Picture) for picture in outcome.pictures)
             usage |= {"cost_usd": round(price * made, 6), "cost_estimated": True}

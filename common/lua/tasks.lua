@@ -18,6 +18,7 @@ local function finish(id, status, fields, retention, outcome)
   stop_waiting(key, id, waits)
   redis.call('PEXPIREAT', key, now + retention)
   redis.call('ZREM', DUE, id)
+  settle(id)
   if outcome ~= '' then
     local bucket = ours('outcomes:') .. string.format('%.0f', math.floor(now / HOUR))
     redis.call('HINCRBY', bucket, model .. ':' .. outcome, 1)
@@ -45,13 +46,17 @@ local function may_write(key, generation)
   return lease and current == generation
 end
 
--- create <id> <terms as JSON> <template> <field> <value> …   -> created (ms), or nothing when the id is taken
+-- create <id> <terms as JSON> <template> <field> <value> …
+--   -> created (ms), and what is left of a limit on requests; or what `admit` has against it; or
+--      nothing when the id is taken
 --   terms: owner, queue, summary (of the request, for people), deadline (ms from now), retention (ms),
---   check (ms after which the message is looked for)
+--   check (ms after which the message is looked for), and what else `admit` reads
 function ops.create(id, terms, template, ...)
   local key = record_key(id)
   if redis.call('EXISTS', key) == 1 then return false end
   terms = cjson.decode(terms)
+  local refusal, left = admit(id, terms)
+  if refusal then return refusal end
   local deadline, owner = now + terms.deadline, terms.owner
   redis.call('HSET', key, 'id', id, 'owner', owner, 'queue', terms.queue, 'summary', terms.summary,
              'status', 'pending', 'generation', 0, 'attempts', 0, 'losses', 0, 'created', now,
@@ -63,7 +68,7 @@ function ops.create(id, terms, template, ...)
   redis.call('ZREMRANGEBYSCORE', index, '-inf', now - terms.deadline - terms.retention)
   redis.call('PEXPIRE', index, terms.deadline + terms.retention)
   push_hint(template, id, terms.queue, terms.summary)
-  return now
+  return { now, unpack(left) }
 end
 
 -- claim <id> <worker> <lease ms> <retention ms> <most losses>   -> now and the record, or nothing
