@@ -32,7 +32,7 @@ from tests.common.tasks import call, let_deadline_pass
 from tests.valkey import Valkey, open_store
 
 LIMITS = {
-    "key_a": Limits(tasks_in_flight=3, images_per_day=14, usd_per_month=0.7),
+    "key_a": Limits(tasks_in_flight=3, images_per_day=7, usd_per_month=0.4),
     "key_b": Limits(tasks_in_flight=2),
 }
 MODELS = ("flux-pro", "dall-e-3")
