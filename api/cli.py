@@ -22,20 +22,24 @@ from common.store import TaskStore
 __all__ = ["make_commands"]
 
 _DAY = 24 * 3600
+_NONE = object()
 _PATTERN = re.compile(r"[A-Za-z0-9*][A-Za-z0-9*._:-]{0,63}")
 
 
 class _OrNone(click.ParamType[Any]):
-    """What another type takes, or the word `none`, which takes a limit away and becomes ""."""
+    """What another type takes, or the word `none`, which takes a limit away."""
 
     def __init__(self, of: click.ParamType[Any], name: str) -> None:
         self._of = of
         self.name = name
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if value == "" or str(value).lower() == "none":
-            return ""
-        return self._of.convert(value, param, ctx)
+        if value is _NONE or str(value).lower() == "none":
+            return _NONE
+        converted = self._of.convert(value, param, ctx)
+        if converted != converted:  # NaN is within every range
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return converted
 
 
 class _Models(click.ParamType[Any]):
@@ -176,9 +180,9 @@ def _changed(key: ApiKey, options: Mapping[str, Any], now: float) -> ApiKey:
     """The key with what the options say; one that was not given (None) changes nothing."""
     given = {name: value for name, value in options.items() if value is not None}
     if (days := given.pop("expires_days", None)) is not None:
-        key = replace(key, expires=None if days == "" else int(now + days * _DAY))
+        key = replace(key, expires=None if days is _NONE else int(now + days * _DAY))
     limits: dict[str, Any] = {
-        name: (() if name == "models" else None) if value == "" else value
+        name: (() if name == "models" else None) if value is _NONE else value
         for name, value in given.items()
     }
     return replace(key, limits=replace(key.limits, **limits))

@@ -122,12 +122,13 @@ local function admit(id, terms)
   return nil, { left - 1, math.ceil((full + each - moment) / 1000) }
 end
 
--- Put right what was entered for a task, now that its record says how it ended. An image counts, and
--- its price, when it was bought or may have been. Once only: the task is open until then.
+-- Put right what was entered for a task, now that its record says how it ended; a task ends once. An
+-- image counts, and its price, when it was bought or may have been.
 local function settle(id)
   local owner, charge, result, failure =
     unpack(redis.call('HMGET', record_key(id), 'owner', 'charge', 'result', 'failure'))
-  if not charge or redis.call('ZREM', open_key(owner), charge) == 0 then return end
+  if not charge then return end
+  redis.call('ZREM', open_key(owner), charge)
   local day, asked, estimate, model = charge:match('^%S+ (%d+) (%d+) (%-?%d+) (.+)$')
   day, asked, estimate = tonumber(day), tonumber(asked), tonumber(estimate)
   local unpriced = estimate < 0 and asked or 0
