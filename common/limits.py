@@ -111,7 +111,8 @@ class Used:
             model: UsedByModel(
                 images=sums[model].get("images", 0),
                 spend_usd=sums[model].get("spent", 0) / _MILLION,
-                estimated_usd=sums[model].get("estimated", 0) / _MILLION,
+                estimated_usd=(sums[model].get("spent", 0) - sums[model].get("known", 0))
+                / _MILLION,
                 unpriced_images=sums[model].get("unpriced", 0),
             )
             for model in sorted(sums)

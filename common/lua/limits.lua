@@ -1,8 +1,8 @@
 -- What keys may do, and what they have used.
 --
 -- Of every key Redis keeps its open tasks by their deadline, and its use by month and by day (UTC): a
--- hash of <model>:images, :spent, :estimated (the part of what was spent that nobody knows for sure)
--- and :unpriced (images of which no price is known). Money is in millionths of a dollar.
+-- hash of <model>:images, :spent, :known (the part of it that is known for sure) and :unpriced (images
+-- of which no price is known). Money is in millionths of a dollar.
 --
 -- A task is entered when it is accepted, with what it will probably cost, and put right when it ends;
 -- both in the month and on the day of its acceptance. The member of the set of open tasks, which is
@@ -39,16 +39,24 @@ local function calendar(day)
   return name, string.format('%s-%02d', name, day - first + 1), first, first + lengths[month]
 end
 
--- Add to what a key has used in the month and on the day.
+-- Add to what a key has used in the month and on the day. Returns whether something was the first of its
+-- kind on that day: then the sums may be new, and are told when to expire.
 local function enter(owner, day, model, sums)
   local month, date, first = calendar(day)
-  for _, bucket in ipairs({ { usage_key(owner, month), first * DAY + MONTH_KEPT },
-                            { usage_key(owner, date), day * DAY + DAY_KEPT } }) do
-    for name, change in pairs(sums) do
-      if change ~= 0 then redis.call('HINCRBY', bucket[1], model .. ':' .. name, whole(change)) end
+  month, date = usage_key(owner, month), usage_key(owner, date)
+  local new = false
+  for name, change in pairs(sums) do
+    if change ~= 0 then
+      local field, by = model .. ':' .. name, whole(change)
+      redis.call('HINCRBY', month, field, by)
+      new = redis.call('HINCRBY', date, field, by) == change or new
     end
-    redis.call('PEXPIREAT', bucket[1], whole(bucket[2]))
   end
+  if new then
+    redis.call('PEXPIREAT', month, whole(first * DAY + MONTH_KEPT))
+    redis.call('PEXPIREAT', date, whole(day * DAY + DAY_KEPT))
+  end
+  return new
 end
 
 local function total(key, name)
@@ -110,12 +118,13 @@ local function admit(id, terms)
 
   local charge = string.format('%s %d %d %s %s', id, day, terms.images, whole(price or -1), terms.model)
   redis.call('HSET', record_key(id), 'charge', charge)
-  -- Records that were lost are long gone by then. What they have cost nobody knows, so it stays entered.
-  redis.call('ZREMRANGEBYSCORE', open, '-inf', '(' .. whole(now - terms.retention))
   redis.call('ZADD', open, now + terms.deadline, charge)
   redis.call('PEXPIRE', open, MONTH_KEPT)
-  enter(owner, day, terms.model, { images = terms.images, spent = price or 0, estimated = price or 0,
-                                   unpriced = price and 0 or terms.images })
+  if enter(owner, day, terms.model, { images = terms.images, spent = price or 0,
+                                      unpriced = price and 0 or terms.images }) then
+    -- Records that were lost are long gone by then. What they have cost nobody knows: it stays entered.
+    redis.call('ZREMRANGEBYSCORE', open, '-inf', '(' .. whole(now - terms.retention))
+  end
   if not left then return nil, {} end
   redis.call('SET', requests_key(owner), whole(full + each), 'PX',
              whole(math.ceil((full + each - moment) / 1000)))
@@ -155,7 +164,7 @@ local function settle(id)
     images, spent = 0, 0
   end
   enter(owner, day, model, { images = images - asked, spent = spent - estimate,
-                             estimated = spent - known - estimate,
+                             known = known,
                              unpriced = (priced and 0 or images) - unpriced })
 end
 
