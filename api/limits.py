@@ -59,8 +59,8 @@ def refusal(error: LimitExceeded, limits: Limits, request: ImageRequest, *, agai
         case "usd_per_month":
             code = "quota_exceeded"
             text = (
-                f"This key may spend {limits.usd_per_month:.2f} US dollars a month (UTC), and has "
-                f"spent {error.used:.2f}; this request could exceed it."
+                f"This key may spend {limits.usd_per_month:.10g} US dollars a month (UTC), and has "
+                f"spent {error.used:.10g}; this request could exceed it."
             )
     wait = again if error.wait is None else max(1, math.ceil(error.wait))
     if code == "quota_exceeded":
