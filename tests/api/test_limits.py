@@ -242,6 +242,18 @@ def test_a_price_that_is_not_known_is_said_where_spend_is_limited(fragile: Stack
     assert limited.usage()["month"]["unpriced_images"] == 1
 
 
+def test_a_submit_with_every_limit_costs_one_round_trip(stack: Stack) -> None:
+    caller = Caller(stack, Limits(("*",), 100, 100, 100, 100))
+    caller.accepted()
+    before = stack.commands()
+
+    caller.accepted()
+
+    after = stack.commands()
+    assert after["evalsha"] - before["evalsha"] == 1
+    assert after.get("eval") == before.get("eval")
+
+
 # -- GET /v1/usage
 
 
