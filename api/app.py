@@ -8,7 +8,18 @@ import orjson
 from flask import Flask, Response, jsonify, request
 from flask.json.provider import JSONProvider
 
-from api import errors, files, health, history, images, models, openapi, request_log, tasks
+from api import (
+    errors,
+    files,
+    health,
+    history,
+    images,
+    models,
+    openapi,
+    request_log,
+    tasks,
+    usage,
+)
 from api.auth import make_authentication
 from api.cli import make_commands
 from api.outlook import Outlook
@@ -71,6 +82,7 @@ def create_app(settings: Settings) -> Flask:
     app.register_api(images.make_blueprint(catalog, providers, submit))
     app.register_api(tasks.make_blueprint(store, bodies, outlook, waiting))
     app.register_api(history.make_blueprint(store, bodies, outlook))
+    app.register_api(usage.make_blueprint(store))
     app.register_api(files.make_blueprint(signer, storage))
     app.register_api(models.make_blueprint(catalog, providers, outcomes))
     app.register_api(
@@ -83,7 +95,7 @@ def create_app(settings: Settings) -> Flask:
     )
     app.register_blueprint(openapi.make_blueprint(app))
     app.add_url_rule("/", "root", _root)
-    app.cli.add_command(make_commands(keys))
+    app.cli.add_command(make_commands(keys, store, catalog))
     return app
 
 

@@ -76,8 +76,9 @@ class ApiError(Exception):
     """An answer that is an error.
 
     `details` go into the `error` object: did_you_mean, suggestions, alternatives, hint,
-    retryable, retry_after (seconds, sent as a header as well), task_id. `status` is for the code
-    that answers with two: model_not_found is 400 at submit and 404 at the model's own address.
+    retryable, retry_after (seconds, sent as a header as well), limit, resets_in, task_id.
+    `status` is for the code that answers with two: model_not_found is 400 at submit and 404 at the
+    model's own address.
     """
 
     def __init__(

@@ -28,7 +28,9 @@ def make_blueprint(
         summary="Generate images",
         description="Answers 202 with a pending task, or, with the header `Prefer: wait=N` "
         f"(N up to {LONGEST_WAIT} seconds), 200 with the images when they are ready in time. A "
-        "task that fails in time is answered with the status of its code.",
+        "task that fails in time is answered with the status of its code. For a key with a limit "
+        "on requests, the headers `X-RateLimit-Limit-Requests`, `-Remaining-Requests` and "
+        "`-Reset-Requests` (`350ms`, `12s`, `1m0s`) say what is left of it.",
         operation_id="generate_images",
         openapi_extensions={"parameters": [PREFER, IDEMPOTENCY_KEY]},
         request_body={

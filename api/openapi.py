@@ -24,6 +24,7 @@ KEY_REQUIRED: list[dict[str, list[str]]] = [{"api_key": []}]
 _TAGS = {
     "images": "Generate images. Every submit is a task; `Prefer: wait=N` waits for its end.",
     "tasks": "What became of a task.",
+    "usage": "What a key has used, and what its limits leave.",
     "models": "What can be asked for. No key needed.",
     "operation": "For monitoring.",
 }

@@ -26,6 +26,8 @@ __all__ = [
     "ModelQuery",
     "Readiness",
     "TaskPath",
+    "UsageQuery",
+    "UsageReport",
     "WaitQuery",
 ]
 
@@ -328,6 +330,12 @@ class Error(BaseModel):
     retryable: bool | None = None
     retry_after: int | None = Field(None, description="Seconds.")
     billed: Literal["no", "yes", "unknown"] | None = None
+    limit: (
+        Literal["requests_per_minute", "tasks_in_flight", "images_per_day", "usd_per_month"] | None
+    ) = Field(None, description="Of the key: the one that is in the way.")
+    resets_in: int | None = Field(
+        None, description="Seconds until a used up quota counts from zero again."
+    )
     task_id: str | None = None
     request_id: str | None = None
 
@@ -351,13 +359,129 @@ class ErrorEnvelope(BaseModel):
                     "validation_errors": [
                         {"field": "model", "message": "There is no model 'dalle-3'."}
                     ],
-                }
+                },
+                {
+                    "error": {
+                        "message": "This key may make 60 requests per minute.",
+                        "type": "rate_limit_exceeded",
+                        "code": "rate_limit_exceeded",
+                        "param": None,
+                        "limit": "requests_per_minute",
+                        "retry_after": 1,
+                        "retryable": True,
+                    }
+                },
+                {
+                    "error": {
+                        "message": "This key may make 100 images a day (UTC), and has made 99; "
+                        "2 more would be too many.",
+                        "type": "insufficient_balance",
+                        "code": "quota_exceeded",
+                        "param": None,
+                        "limit": "images_per_day",
+                        "resets_in": 21600,
+                        "retryable": False,
+                        "hint": "GET /v1/usage tells what is used and what is left.",
+                    }
+                },
             ]
         }
     )
 
     error: Error
     validation_errors: list[ValidationProblem] | None = None
+
+
+class UsedSums(BaseModel):
+    """Images and their price. An image counts from its submit on, and no longer once it is sure
+    that it was not charged."""
+
+    images: int
+    spend_usd: float = Field(description="US dollars.")
+    estimated_usd: float = Field(
+        description="The part of `spend_usd` that is not known for sure: open tasks, calls whose "
+        "outcome is unknown, and sums from list prices where the provider does not tell."
+    )
+    unpriced_images: int = Field(
+        description="Those of `images` of which no price is known; they add nothing to the spend."
+    )
+
+
+class UsedInPeriod(UsedSums):
+    """What was used in a month or on a day, UTC."""
+
+    period: str = Field(examples=["2026-11", "2026-11-25"])
+    models: dict[str, UsedSums]
+
+
+class LimitLeft(BaseModel):
+    """A limit, and what is left of it."""
+
+    limit: float
+    remaining: float
+
+
+class KeyLimits(BaseModel):
+    """The limits of a key; null: none."""
+
+    models: list[str] | None = Field(description="Ids, in which `*` stands for any characters.")
+    expires_at: int | None = Field(description="Unix seconds.")
+    requests_per_minute: LimitLeft | None
+    tasks_in_flight: LimitLeft | None
+    images_per_day: LimitLeft | None
+    usd_per_month: LimitLeft | None
+
+
+class UsageReport(BaseModel):
+    """What the caller's key has used and what is left to it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "object": "usage",
+                    "month": {
+                        "period": "2026-11",
+                        "images": 120,
+                        "spend_usd": 4.8,
+                        "estimated_usd": 0.04,
+                        "unpriced_images": 0,
+                        "models": {
+                            "flux-pro": {
+                                "images": 120,
+                                "spend_usd": 4.8,
+                                "estimated_usd": 0.04,
+                                "unpriced_images": 0,
+                            }
+                        },
+                    },
+                    "today": {
+                        "period": "2026-11-25",
+                        "images": 0,
+                        "spend_usd": 0.0,
+                        "estimated_usd": 0.0,
+                        "unpriced_images": 0,
+                        "models": {},
+                    },
+                    "open_tasks": 1,
+                    "limits": {
+                        "models": ["flux-*", "dall-e-3"],
+                        "expires_at": None,
+                        "requests_per_minute": {"limit": 60, "remaining": 59},
+                        "tasks_in_flight": {"limit": 10, "remaining": 9},
+                        "images_per_day": None,
+                        "usd_per_month": {"limit": 20.0, "remaining": 15.2},
+                    },
+                }
+            ]
+        }
+    )
+
+    object: Literal["usage"]
+    month: UsedInPeriod = Field(description="This month, or the one that was asked for.")
+    today: UsedInPeriod
+    open_tasks: int = Field(description="Tasks that are not final.")
+    limits: KeyLimits
 
 
 class Recommendation(BaseModel):
@@ -500,6 +624,12 @@ class TaskListQuery(_Parameters):
     )
     after: str | None = Field(
         None, description="Go on behind this task: the `last_id` of the page before."
+    )
+
+
+class UsageQuery(_Parameters):
+    month: str | None = Field(
+        None, description="One of the 13 months before this one, as YYYY-MM.", examples=["2026-11"]
     )
 
 

@@ -14,13 +14,14 @@ from flask import Response, g, jsonify, request
 
 from api.auth import caller
 from api.errors import ApiError, Problem, ValidationFailed, failure_error
+from api.limits import refusal, require_model, tell_requests_left
 from api.outlook import Outlook
 from api.prefer import wait_preference
 from api.room import Room
 from api.submission import Submission
 from api.task_body import TaskBody
 from api.waiting import Waiting
-from common.errors import NameReused, QueueFull, StoreUnavailable
+from common.errors import LimitExceeded, NameReused, QueueFull, StoreUnavailable
 from common.logging import get_logger
 from common.queue import queue_for
 from common.settings import ProviderAccess
@@ -82,10 +83,17 @@ class Submit:
         the same task. Raises ApiError for a task that failed in time, and when no task was made or
         it may not have been kept.
         """
-        generation = submission.request
+        generation, limits = submission.request, caller().limits
+        require_model(generation.model, limits)
+        price = submission.model.price(submission.route)
         sandbox = self._providers[submission.route.provider].sandbox
         warnings = list(submission.warnings)
         once = _once(generation)
+        if price is None and limits.usd_per_month is not None:
+            warnings.append(
+                f"The price of {generation.model} is not known beforehand: until it is, this task "
+                "counts nothing in what the key may spend."
+            )
         self._room.require()
         task_id = g.task_id = new_task_id()
         try:
@@ -99,7 +107,13 @@ class Submit:
                 warnings=warnings,
                 sandbox=sandbox,
                 once=once,
+                limits=limits,
+                price=price,
             )
+        except LimitExceeded as error:
+            tell_requests_left(error.left)
+            again = self._outlook.retry_after(generation.model)
+            raise refusal(error, limits, generation, again=again) from error
         except StoreUnavailable as error:
             raise _may_not_be_kept(task_id, error) from error
         except NameReused:
@@ -120,6 +134,7 @@ class Submit:
         if created is None:
             raise RuntimeError("a new task id was taken")
         task_id = g.task_id = created.task_id
+        tell_requests_left(created.left)
         if created.replayed is not None:  # warnings may have changed with the catalog since
             warnings, sandbox = list(created.replayed.warnings), created.replayed.sandbox
         seconds = wait_preference(request, most=LONGEST_WAIT)

@@ -144,6 +144,11 @@ class Model:
         """The first route whose provider is among the configured `providers`."""
         return next((route for route in self.routes if route.provider in providers), None)
 
+    def price(self, route: Route) -> float | None:
+        """The list price of one image by `route` in US dollars; None when it is not known."""
+        price = route.price_per_image_usd
+        return self.price_per_image_usd if price is None else price
+
 
 class Catalog:
     """All models by their public id, in the order of the files."""

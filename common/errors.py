@@ -4,6 +4,7 @@
     ├── ConfigurationError      the start stops; names the variable
     ├── StoreUnavailable        Redis cannot be asked, or refuses writes
     ├── SubmitRefused           a new task is not taken, and nothing was kept
+    │   ├── LimitExceeded       a limit of the key does not admit it
     │   ├── QueueFull           too much waits already
     │   └── NameReused          the caller's name for the submit stands for something else
     ├── LeaseLost               another worker holds the task: stop, touch nothing
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from common.limits import LimitName, RequestsLeft
 from common.task import Billed, Failure
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "JobFailed",
     "JobLost",
     "LeaseLost",
+    "LimitExceeded",
     "ModelNotServed",
     "NameReused",
     "NotAuthorised",
@@ -69,6 +72,24 @@ class StoreUnavailable(DarkroomError):
 
 class SubmitRefused(DarkroomError):
     """A new task is not taken. It was decided before anything was kept."""
+
+
+class LimitExceeded(SubmitRefused):
+    """The key's limits do not admit the task: nothing was kept, and no request was counted.
+
+    `limit` is the one that is in the way, `used` how much of it is taken, in its own unit. `wait`
+    is in how many seconds that changes, None when nobody knows. `left` is there with a limit on
+    requests.
+    """
+
+    def __init__(
+        self, limit: LimitName, *, used: float, wait: float | None, left: RequestsLeft | None
+    ) -> None:
+        super().__init__(limit)
+        self.limit = limit
+        self.used = used
+        self.wait = wait
+        self.left = left
 
 
 class QueueFull(SubmitRefused):

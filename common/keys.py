@@ -10,13 +10,14 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import orjson
 import redis
 
 from common.connection import store_errors
+from common.limits import UNLIMITED, Limits
 
 __all__ = ["ApiKey", "KeyStore"]
 
@@ -32,6 +33,7 @@ class ApiKey:
     created: int
     expires: int | None = None
     revoked: int | None = None
+    limits: Limits = UNLIMITED
 
     def expired(self, now: float) -> bool:
         return self.expires is not None and self.expires <= now
@@ -39,7 +41,8 @@ class ApiKey:
 
 class KeyStore:
     """The keys in Redis. What was found is remembered for `remember` seconds, so that a poll costs
-    one round trip and not two; a revoked key therefore works for that much longer at most."""
+    one round trip and not two; a revoked key works, and a changed limit is unknown, for that much
+    longer at most."""
 
     def __init__(
         self,
@@ -67,44 +70,70 @@ class KeyStore:
         if text is None:
             self._found.pop(digest, None)
             return None
-        found = ApiKey(**orjson.loads(str(text)))
+        found = _key(text)
         self._found[digest] = (self._clock() + self._remember, found)
         return found
 
-    def create(self, name: str, *, expires: int | None = None) -> tuple[ApiKey, str]:
+    def create(
+        self, name: str, *, expires: int | None = None, limits: Limits = UNLIMITED
+    ) -> tuple[ApiKey, str]:
         """A new key with its plain text, which cannot be had again. `expires` in Unix seconds."""
         plain = f"sk-{secrets.token_urlsafe(32)}"
-        return self.ensure(plain, name, expires=expires), plain
+        return self.ensure(plain, name, expires=expires, limits=limits), plain
 
-    def ensure(self, plain: str, name: str, *, expires: int | None = None) -> ApiKey:
+    def ensure(
+        self, plain: str, name: str, *, expires: int | None = None, limits: Limits = UNLIMITED
+    ) -> ApiKey:
         """Make `plain` a key of this gateway if it is not one already."""
         digest = _digest(plain)
-        key = ApiKey(f"key_{digest[:16]}", name, int(time.time()), expires)
+        key = ApiKey(f"key_{digest[:16]}", name, int(time.time()), expires, limits=limits)
         with store_errors():
             # Read first: a full Redis refuses even a write that would change nothing.
             if (text := self._redis.hget(_KEYS, digest)) is None:
-                self._redis.hsetnx(_KEYS, digest, orjson.dumps(asdict(key)).decode())
+                self._redis.hsetnx(_KEYS, digest, _text(key))
                 text = self._redis.hget(_KEYS, digest)
-        return ApiKey(**orjson.loads(str(text)))
+        return _key(text)
 
     def list(self) -> list[ApiKey]:
         """All keys, oldest first."""
         with store_errors():
-            entries = self._redis.hvals(_KEYS)
-        keys = [ApiKey(**orjson.loads(str(entry))) for entry in entries]
-        return sorted(keys, key=lambda key: (key.created, key.id))
+            entries: Any = self._redis.hvals(_KEYS)
+        return sorted(map(_key, entries), key=lambda key: (key.created, key.id))
 
     def revoke(self, key_id: str) -> ApiKey | None:
         """Refuse a key from now on. Returns its entry, None when there is no such id."""
+        now = int(time.time())
+        return self.change(key_id, lambda key: replace(key, revoked=key.revoked or now))
+
+    def change(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey | None:
+        """Put `change(entry)` in the place of a key's entry; it may be called more than once.
+
+        Returns the new entry, None when there is no such id.
+        """
+
+        def write(pipe: Any) -> Any:
+            for digest, text in pipe.hgetall(_KEYS).items():
+                key = _key(text)
+                if key.id == key_id:  # an id is no secret
+                    changed = change(key)
+                    pipe.multi()
+                    pipe.hset(_KEYS, digest, _text(changed))
+                    return changed
+            return None
+
         with store_errors():
-            entries: Any = self._redis.hgetall(_KEYS)
-            for digest, text in entries.items():
-                data = orjson.loads(text)
-                if data["id"] == key_id:  # an id is no secret
-                    data["revoked"] = data["revoked"] or int(time.time())
-                    self._redis.hset(_KEYS, digest, orjson.dumps(data).decode())
-                    return ApiKey(**data)
-        return None
+            # Watched: a revocation must not be undone by somebody who changes limits meanwhile.
+            changed: Any = self._redis.transaction(write, _KEYS, value_from_callable=True)
+        return changed  # type: ignore[no-any-return]
+
+
+def _key(text: Any) -> ApiKey:
+    data = orjson.loads(text)
+    return ApiKey(**data | {"limits": Limits.of(data.get("limits", {}))})
+
+
+def _text(key: ApiKey) -> str:
+    return orjson.dumps(asdict(key)).decode()
 
 
 def _digest(key: str) -> str:

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import orjson
 import redis
 
-from common.errors import LeaseLost, NameReused, QueueFull
+from common.errors import LeaseLost, LimitExceeded, NameReused, QueueFull
+from common.limits import UNLIMITED, Limits, RequestsLeft, Usage, Used, millionths
 from common.script import PREFIX, Script
 from common.settings import Settings
 from common.task import (
@@ -87,11 +88,12 @@ class Once:
 @dataclass(frozen=True, slots=True)
 class Created:
     """A task that was kept at `at`, in Unix milliseconds; `replayed` is how it stands if that was
-    not now but when its name was first used."""
+    not now but when its name was first used. `left` is there with a limit on requests."""
 
     task_id: str
     at: int
     replayed: Task | None = None
+    left: RequestsLeft | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +206,16 @@ class TaskStore:
         warnings: Iterable[str] = (),
         sandbox: bool = False,
         once: Once | None = None,
+        limits: Limits = UNLIMITED,
+        price: float | None = None,
     ) -> Created | None:
         """Keep a new pending task and have it announced to the workers, in one step.
 
-        `deadline` is in seconds from now; `route` is the one that is tried first. Returns None
-        when the id is taken. After `StoreUnavailable` the task may exist: the id tells. Raises
-        QueueFull, and NameReused where `once` says a name that stands for something else.
+        `deadline` is in seconds from now; `route` is the one that is tried first. `limits` are
+        those of the owner; `price` is that of one image in US dollars, None when it is not known.
+        Returns None when the id is taken. After `StoreUnavailable` the task may exist: the id
+        tells. Raises QueueFull, LimitExceeded, and NameReused where `once` says a name that stands
+        for something else.
         """
         terms: dict[str, Any] = {
             "owner": owner,
@@ -220,7 +226,12 @@ class TaskStore:
             "retention": self._retention,
             "check": self._check,
             "most": self._most_waiting,
+            "model": request.model,
+            "images": request.n,
+            "limits": limits.counted(),
         }
+        if price is not None:
+            terms["estimate"] = millionths(price * request.n)
         if once is not None:
             name = hashlib.sha256(once.name.encode()).hexdigest()
             terms["once"] = {"key": name, "of": once.digest, "kept": self._named}
@@ -231,8 +242,8 @@ class TaskStore:
             "sandbox": int(sandbox),
         }
         match self._run("create", task_id, _dumps(terms), *_flat(fields)):
-            case "created", at:
-                return Created(task_id, at)
+            case "created", at, *left:
+                return Created(task_id, at, left=_requests_left(left, limits))
             case "replayed", record:
                 task = _task(_pairs(record))
                 return Created(task.id, task.created, replayed=task)
@@ -240,6 +251,8 @@ class TaskStore:
                 raise NameReused
             case "full", wait:
                 raise QueueFull(wait / 1000)
+            case "exceeds", *why:
+                raise _exceeded(why, limits)
             case _:
                 return None
 
@@ -423,6 +436,20 @@ class TaskStore:
             for model, counts in sums.items()
         }
 
+    def usage(self, owner: str, limits: Limits = UNLIMITED, *, month: str = "") -> Usage:
+        """What a key has used this month, today, and in `month` (as `2026-11`) if it is given."""
+        now, tasks, left, this_month, date, in_month, in_day, asked = self._run(
+            "usage", owner, month, limits.requests_per_minute or 0
+        )
+        return Usage(
+            now=now,
+            open_tasks=tasks,
+            requests_left=None if left < 0 else left,
+            month=Used.of(this_month, in_month),
+            today=Used.of(date, in_day),
+            asked=Used.of(month or this_month, asked),
+        )
+
     def _finish(
         self,
         task_id: str,
@@ -435,6 +462,23 @@ class TaskStore:
         return bool(
             self._run("finish", task_id, token, status, self._retention, outcome, *_flat(fields))
         )
+
+
+def _requests_left(reply: Sequence[int], limits: Limits) -> RequestsLeft | None:
+    if limits.requests_per_minute is None:
+        return None
+    remaining, reset = reply
+    return RequestsLeft(limits.requests_per_minute, remaining, reset / 1000)
+
+
+def _exceeded(reply: Sequence[Any], limits: Limits) -> LimitExceeded:
+    limit, used, wait, *left = reply
+    return LimitExceeded(
+        limit,
+        used=used / 1_000_000 if limit == "usd_per_month" else used,
+        wait=None if wait < 0 else wait / 1000,
+        left=_requests_left(left, limits),
+    )
 
 
 def _task(record: Mapping[str, str]) -> Task:

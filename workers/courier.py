@@ -169,7 +169,7 @@ class Courier:
         the task, StoreUnavailable when the store stayed away until the deadline.
         """
         try:
-            if not fresh and (stored := self._already_stored(work, call)) is not None:
+            if not fresh and (stored := self._already_stored(work, route, call)) is not None:
                 return stored
             outcome: Outcome | Deferred
             if fresh:
@@ -370,12 +370,8 @@ class Courier:
         usage = dict(outcome.usage)
         if call.begun is not None:
             usage.setdefault("seconds", round(max(0.0, time.time() - call.begun), 3))
-        price = route.price_per_image_usd
-        if price is None:
-            price = work.model.price_per_image_usd
-        if price is not None and "cost_usd" not in usage:
-            made = sum(isinstance(picture, Picture) for picture in outcome.pictures)
-            usage |= {"cost_usd": round(price * made, 6), "cost_estimated": True}
+        made = sum(isinstance(picture, Picture) for picture in outcome.pictures)
+        usage = _with_cost(usage, work.model.price(route), made)
         return Delivery(replace(call, usage=usage), images, failures)
 
     def _receive_pictures(
@@ -412,7 +408,7 @@ class Courier:
             seed=picture.seed,
         )
 
-    def _already_stored(self, work: Work, call: Call) -> Delivery | None:
+    def _already_stored(self, work: Work, route: Route, call: Call) -> Delivery | None:
         """What is left of a call whose worker died between storing pictures and the last write."""
         if call.state not in (CallState.ACCEPTED, CallState.RECEIVED, CallState.MISSED):
             return None
@@ -429,7 +425,8 @@ class Courier:
             return None  # a job is asked for all of its pictures again; others are waited for
         failures = withheld + (failure_of(BadAnswer(_LOST, billed="yes")),) * lost
         failures += (failure_of(BadAnswer(_FEWER)),) * (call.count - len(said))
-        return Delivery(call, images, failures)
+        usage = _with_cost(call.usage, work.model.price(route), len(found))
+        return Delivery(replace(call, usage=usage), images, failures)
 
     def _adopt(self, work: Work, index: int, about: dict[str, Any]) -> StoredImage | None:
         for suffix in _FORMATS:
@@ -502,6 +499,13 @@ def _order(work: Work, route: Route, call: Call) -> Order:
 
 def _submit_timeout(work: Work, provider: Provider) -> float:
     return min(provider.longest_submit, work.time_left - MARGIN)
+
+
+def _with_cost(usage: dict[str, Any], price: float | None, made: int) -> dict[str, Any]:
+    """The usage with what `made` pictures cost by the list, where the provider does not tell."""
+    if price is None or "cost_usd" in usage:
+        return usage
+    return usage | {"cost_usd": round(price * made, 6), "cost_estimated": True}
 
 
 def _about(picture: Picture | ProviderError) -> dict[str, Any]:

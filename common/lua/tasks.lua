@@ -24,6 +24,7 @@ local function finish(id, status, fields, retention, outcome)
   stop_waiting(key, id, waits)
   redis.call('PEXPIREAT', key, now + retention)
   redis.call('ZREM', DUE, id)
+  settle(id)
   if outcome ~= '' then
     local bucket = ours('outcomes:') .. string.format('%.0f', math.floor(now / HOUR))
     redis.call('HINCRBY', bucket, model .. ':' .. outcome, 1)
@@ -56,11 +57,12 @@ end
 --   terms: owner, queue, route (the first to be taken), summary (of the request, for people), deadline
 --   (ms from now), retention (ms), check (ms after which the message is looked for), most (tasks that may
 --   wait, 0 for any number), once (where the caller named the submit: key, the name; of, a digest of what
---   was asked for; kept, for how many ms it is remembered)
---   -> created, and when (ms)
+--   was asked for; kept, for how many ms it is remembered), and what else `admit` reads
+--   -> created, when (ms), and what is left of a limit on requests
 --   -> replayed, and the record that the name stands for
 --   -> reused: the name stands for something else
 --   -> full, and for how many ms the queue takes nothing
+--   -> exceeds, and what `admit` has against it
 --   -> nothing when the id is taken
 function ops.create(id, terms, ...)
   local key = record_key(id)
@@ -78,6 +80,8 @@ function ops.create(id, terms, ...)
   local others = redis.call('ZCARD', waits_key(terms.route))
   local full = too_long(queue, owner, terms.most, terms.deadline, others)
   if full then return { 'full', math.ceil(full) } end
+  local refusal, left = admit(id, terms)
+  if refusal then return { 'exceeds', unpack(refusal) } end
   redis.call('HSET', key, 'id', id, 'owner', owner, 'queue', queue, 'summary', terms.summary,
              'status', 'pending', 'generation', 0, 'attempts', 0, 'losses', 0, 'created', now,
              'deadline', deadline, ...)
@@ -89,7 +93,7 @@ function ops.create(id, terms, ...)
   redis.call('ZREMRANGEBYSCORE', index, '-inf', micros - 1000 * (terms.deadline + terms.retention))
   redis.call('PEXPIRE', index, terms.deadline + terms.retention)
   if once then redis.call('SET', once_key, once.of .. ' ' .. id, 'PX', once.kept) end
-  return { 'created', now }
+  return { 'created', now, unpack(left) }
 end
 
 -- claim <id> <worker> <lease ms> <retention ms> <most losses>   -> now and the record, or nothing

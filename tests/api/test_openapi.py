@@ -60,6 +60,7 @@ def test_every_document_has_an_example_that_is_true(spec: dict[str, Any]) -> Non
         "InlineImages",
         "ErrorEnvelope",
         "ModelObject",
+        "UsageReport",
         "Health",
         "Readiness",
     ):

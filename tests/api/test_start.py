@@ -105,6 +105,57 @@ def test_the_key_command_says_what_is_wrong(stack: Stack) -> None:
     assert "Traceback" not in unknown.stderr + nobody.stderr
 
 
+def test_keys_are_limited_and_shown(stack: Stack) -> None:
+    models = "flux-*, dall-e-3,flux_pro"
+    limits = ("--usd-per-month", "12.5", "--tasks-in-flight", "7", "--models", models)
+    made = flask(stack, "keys", "create", "the club", *limits, "--requests-per-minute", "30")
+    key_id = made.stderr.split()[0]
+    headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    stack.post({"model": "flux-pro", "prompt": "x", "n": 2}, headers=headers)
+
+    shown = flask(stack, "keys", "show", key_id).stdout
+    changed = flask(
+        stack, "keys", "limit", key_id, "--models", "none", "--images-per-day", "9"
+    ).stdout
+    listed = flask(stack, "keys", "list").stdout
+
+    assert "flux_pro matches no model" in made.stderr
+    assert "flux-*, dall-e-3, flux_pro" in shown
+    assert "1, of 7" in shown and "29 left, of 30" in shown
+    assert "0.0800 (estimated: 0.0800), of 12.5" in shown
+    assert "flux-pro: 2 images, $0.0800" in shown
+    expected = "requests/minute 30  in flight 7  images/day 9  $/month 12.5"
+    assert expected in changed and "models" not in changed
+    (line,) = [line for line in listed.splitlines() if line.startswith(key_id)]
+    assert line.endswith(f"valid  $0.08 this month, 2 images today  {expected}  the club")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--requests-per-minute", "0"), "--requests-per-minute"),
+        (("--tasks-in-flight", "many"), "--tasks-in-flight"),
+        (("--images-per-day", "1.5"), "--images-per-day"),
+        (("--usd-per-month", "-1"), "--usd-per-month"),
+        (("--usd-per-month", "nan"), "--usd-per-month"),
+        (("--models", "flux-*,[a-z]"), "--models"),
+        (("--models", ""), "--models"),
+        (("--expires-days", "0"), "--expires-days"),
+        ((), "No limit was given"),
+    ],
+)
+def test_a_wrong_limit_is_named_and_changes_nothing(
+    stack: Stack, options: tuple[str, ...], said: str
+) -> None:
+    key, _ = stack.keys.create("unchanged")
+
+    result = flask(stack, "keys", "limit", key.id, *options)
+
+    assert result.returncode == 2
+    assert said in result.stderr and "Traceback" not in result.stderr
+    assert key in stack.keys.list()
+
+
 def test_a_stop_answers_those_who_wait_and_leaves_nothing_behind(tmp_path: Path) -> None:
     with running(tmp_path, BFL_API_KEY="none", PUBLIC_URL="https://pictures.example/x/") as stack:
         done, task_id = stack.submit(), stack.submit()

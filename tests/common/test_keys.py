@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from common.connection import connect
 from common.errors import StoreUnavailable
-from common.keys import KeyStore
+from common.keys import ApiKey, KeyStore
+from common.limits import Limits
 from tests.valkey import Valkey, close, running_valkey
 
 PLAIN = "sk-test-0123456789abcdef"
@@ -86,6 +90,66 @@ def test_a_revoked_key_works_as_long_as_it_is_remembered_and_no_longer(
     assert asked_again == revoked
     assert revoked is not None
     assert revoked.revoked is not None
+
+
+def test_limits_are_kept_with_the_key(keys: KeyStore) -> None:
+    limits = Limits(("flux-*",), 60, 10, 100, 12.5)
+    key, plain = keys.create("Ann", limits=limits)
+
+    found = keys.find(plain)
+
+    assert found == key
+    assert found.limits == limits
+    assert keys.list() == [key]
+
+
+def test_a_key_from_before_there_were_limits_has_none(keys: KeyStore, valkey: Valkey) -> None:
+    digest = hashlib.sha256(PLAIN.encode()).hexdigest()
+    entry = {"id": "key_old", "name": "Ann", "created": 1, "expires": None, "revoked": None}
+    valkey.redis.hset("darkroom:keys", digest, json.dumps(entry))
+
+    assert keys.find(PLAIN) == ApiKey("key_old", "Ann", 1)
+    changed = keys.change("key_old", lambda key: replace(key, limits=Limits(images_per_day=3)))
+    assert changed is not None
+    assert changed.limits == Limits(images_per_day=3)
+    assert keys.list() == [changed]
+
+
+def test_a_change_of_limits_does_not_undo_a_revocation_in_between(keys: KeyStore) -> None:
+    key = keys.ensure(PLAIN, "Ann")
+    times = []
+
+    def limit(current: ApiKey) -> ApiKey:
+        if not times:  # somebody else is quicker
+            keys.revoke(key.id)
+        times.append(current)
+        return replace(current, limits=Limits(tasks_in_flight=1))
+
+    changed = keys.change(key.id, limit)
+
+    assert changed is not None
+    assert changed.revoked is not None
+    assert changed.limits == Limits(tasks_in_flight=1)
+    assert keys.list() == [changed]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "allowed"),
+    [
+        ((), ["flux-pro", "dall-e-3", "x"]),
+        (("flux-pro",), ["flux-pro"]),
+        (("flux-*", "x"), ["flux-pro", "x"]),
+        (("*",), ["flux-pro", "dall-e-3", "x"]),
+        (("*-3",), ["dall-e-3"]),
+        (("FLUX-*",), []),
+    ],
+)
+def test_patterns_say_which_models_are_allowed(
+    patterns: tuple[str, ...], allowed: list[str]
+) -> None:
+    limits = Limits(models=patterns)
+
+    assert [m for m in ("flux-pro", "dall-e-3", "x") if limits.allows(m)] == allowed
 
 
 def test_revoking_twice_keeps_the_first_time(keys: KeyStore) -> None:

@@ -886,12 +886,13 @@ METHODS: dict[str, Callable[[TaskStore, Claim], Any]] = {
     "sweep": lambda store, held: store.sweep("a"),
     "health": lambda store, held: store.health(),
     "outcomes": lambda store, held: store.outcomes(),
+    "usage": lambda store, held: store.usage("key_a"),
     "judge": lambda store, held: store.judge("bfl/flux-pro-1.1", "failing", 1),
     "routes": lambda store, held: store.routes(),
     "adopt": lambda store, held: store.adopt(held.task.id, call(CallState.ACCEPTED, first=3)),
     **WRITES,
 }
-READS = {"read", "list", "health", "outcomes", "routes"}
+READS = {"read", "list", "health", "outcomes", "routes", "usage"}
 
 
 def test_every_public_method_is_among_the_methods_tested_here() -> None:

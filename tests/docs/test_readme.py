@@ -43,7 +43,10 @@ PROMISED = {
     "recommended_for=image": '"preferred_rank":1',
     "keys create": "sk-",
     "keys list": "the shop",
+    "keys limit": "$/month 40",
+    "keys show": "tasks in flight",
     "keys revoke": "revoked",
+    "/v1/usage": '"object":"usage"',
     "/readyz": '"status":"ready"',
 }
 

@@ -516,7 +516,10 @@ def test_the_picture_of_a_job_that_was_stored_is_not_fetched_again(shop: Worksho
     held = shop.claim(accepted())
     shop.storage.put(f"{held.task.id}/0.png", picture())
 
-    assert len(shop.run(Plain(never, never), held).images) == 1
+    result = shop.run(Plain(never, never), held)
+
+    assert len(result.images) == 1
+    assert result.usage == {"cost_usd": 0.02, "cost_estimated": True}  # by the list
 
 
 def test_a_picture_that_was_made_and_lost_is_waited_for_and_not_bought_again(
