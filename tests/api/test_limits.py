@@ -355,3 +355,11 @@ def test_the_wait_that_is_told_is_long_enough(stack: Stack) -> None:
     )
 
     caller.accepted()
+
+
+def test_a_submit_that_is_repeated_by_name_is_limited_once(stack: Stack) -> None:
+    caller = Caller(stack, Limits(requests_per_minute=1, tasks_in_flight=1, images_per_day=1))
+    caller.headers["Idempotency-Key"] = "the only one"
+
+    assert caller.accepted() == caller.accepted() == caller.accepted()
+    assert caller.usage()["today"]["images"] == 1
