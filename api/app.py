@@ -26,14 +26,15 @@ from api.outlook import Outlook
 from api.recent import RecentOutcomes
 from api.room import Room
 from api.submit import Submit
-from api.task_body import TaskBody
 from api.waiting import REDIS_SECONDS, Waiting
 from common.catalog import Catalog
 from common.connection import allow_redis, connect
+from common.file_signer import FileSigner
 from common.keys import KeyStore
 from common.settings import Settings
 from common.storage import ImageStorage
 from common.store import TaskStore
+from common.task_body import TaskBody
 
 __all__ = ["create_app"]
 
@@ -54,7 +55,7 @@ def create_app(settings: Settings) -> Flask:
     store = TaskStore.of(client, settings)
     keys = KeyStore(client)
     storage = ImageStorage.open(settings.images_url)
-    signer = files.FileSigner(client, settings.signing_secret.get_secret_value())
+    signer = FileSigner(client, settings.signing_secret.get_secret_value())
     bodies = TaskBody(
         signer,
         storage,

@@ -9,73 +9,27 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import secrets
 import time
 from collections.abc import Callable
 from functools import partial
-from urllib.parse import urlencode
 
-import redis
 from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.types import ResponseDict
-from itsdangerous import Signer
 from PIL import Image
 
 from api.errors import ApiError
 from api.openapi import errors, tag
 from api.schemas import FilePath, FileQuery
-from common.connection import store_errors
+from common.file_signer import FileSigner
 from common.hub import off_the_hub
 from common.storage import ImageStorage
 
-__all__ = ["FileSigner", "make_blueprint"]
+__all__ = ["make_blueprint"]
 
-_SECRET = "darkroom:signing_secret"  # noqa: S105 - the name of a Redis key
 _FILE = re.compile(r"[0-9]{1,3}\.(png|jpeg|webp)", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 _THUMBNAIL_SIDES = range(16, 1025)
-
-
-class FileSigner:
-    """Signs addresses of images. Without a `secret`, one in Redis is shared by all processes."""
-
-    def __init__(self, client: redis.Redis, secret: str = "") -> None:
-        self._redis = client
-        self._secret = secret
-        self._signer: Signer | None = None
-
-    def path(self, name: str, expires: int) -> str:
-        """The path and query under which the image `name` loads until `expires`, Unix seconds.
-
-        Raises StoreUnavailable when the secret is not known yet and Redis cannot be asked.
-        """
-        signature = self._signing().get_signature(_message(name, str(expires))).decode()
-        return f"/files/{name}?{urlencode({'expires': expires, 'signature': signature})}"
-
-    def verifies(self, name: str, expires: str, signature: str) -> bool:
-        """Whether `signature` is ours, for exactly this. The time is not looked at."""
-        return self._signing().verify_signature(_message(name, expires), signature)
-
-    def _signing(self) -> Signer:
-        if self._signer is None:
-            secret = self._secret or self._shared_secret()
-            self._signer = Signer(
-                secret, salt="darkroom.files", key_derivation="hmac", digest_method=hashlib.sha256
-            )
-        return self._signer
-
-    def _shared_secret(self) -> str:
-        with store_errors():
-            # Read first: a full Redis refuses even a write that would change nothing.
-            if (secret := self._redis.get(_SECRET)) is None:
-                self._redis.set(_SECRET, secrets.token_hex(32), nx=True)
-                secret = self._redis.get(_SECRET)
-        return str(secret)
-
-
-def _message(name: str, expires: str) -> bytes:
-    return f"{name}\n{expires}".encode()
 
 
 def make_blueprint(

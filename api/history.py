@@ -10,9 +10,9 @@ from api.errors import ApiError
 from api.openapi import KEY_REQUIRED, errors, tag
 from api.outlook import Outlook
 from api.schemas import TaskList, TaskListQuery
-from api.task_body import TaskBody
 from common.store import TaskStore
 from common.task import Status, is_task_id
+from common.task_body import TaskBody
 
 __all__ = ["make_blueprint"]
 

@@ -19,7 +19,6 @@ from api.outlook import Outlook
 from api.prefer import wait_preference
 from api.room import Room
 from api.submission import Submission
-from api.task_body import TaskBody
 from api.waiting import Waiting
 from common.errors import LimitExceeded, NameReused, QueueFull, StoreUnavailable
 from common.logging import get_logger
@@ -27,6 +26,7 @@ from common.queue import queue_for
 from common.settings import ProviderAccess
 from common.store import Once, TaskStore
 from common.task import ImageRequest, Status, Task, new_task_id
+from common.task_body import TaskBody
 
 __all__ = ["IDEMPOTENCY_KEY", "LONGEST_WAIT", "PREFER", "Submit"]
 

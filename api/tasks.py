@@ -17,10 +17,10 @@ from api.openapi import KEY_REQUIRED, errors, tag
 from api.outlook import Outlook
 from api.prefer import wait_preference
 from api.schemas import ImageTask, TaskPath, WaitQuery
-from api.task_body import TaskBody
 from api.waiting import Waiting
 from common.store import TaskStore
 from common.task import Task, is_task_id
+from common.task_body import TaskBody
 
 __all__ = ["make_blueprint"]
 

@@ -10,7 +10,7 @@ import pytest
 import requests
 from PIL import Image
 
-from api.files import FileSigner
+from common.file_signer import FileSigner
 from tests.api.conftest import Stack, picture
 from tests.valkey import Valkey
 

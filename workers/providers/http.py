@@ -24,6 +24,7 @@ import requests
 import requests.utils
 from urllib3 import encode_multipart_formdata
 
+from common.addresses import is_ip, is_loopback, is_public, matches, origin
 from common.errors import (
     BadAnswer,
     ConfigurationError,
@@ -39,7 +40,6 @@ from common.errors import (
 )
 from common.settings import ProviderAccess
 from common.task import Billed
-from workers.providers.addresses import is_ip, is_loopback, is_public, matches, origin
 from workers.providers.transport import Answer, Forbidden, TooLarge, Transport, Trouble
 
 __all__ = ["Answer", "Http"]

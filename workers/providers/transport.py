@@ -27,7 +27,7 @@ from urllib3.connection import BaseSSLError, HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, ProxyError
 from urllib3.util.connection import create_connection
 
-from workers.providers.addresses import is_public
+from common.addresses import is_public
 
 __all__ = ["Answer", "Forbidden", "TooLarge", "Transport", "Trouble", "tls_context"]
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from api.files import FileSigner
 from api.schemas import ImageTask
-from api.task_body import TaskBody
 from common.connection import connect
+from common.file_signer import FileSigner
 from common.storage import ImageStorage
 from common.task import ImageRequest, Result, Status, StoredImage, Task
+from common.task_body import TaskBody
 from workers.images import ImageLimits, verify
 
 LIMITS = ImageLimits(bytes=50_000_000, pixels=64_000_000)

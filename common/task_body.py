@@ -8,7 +8,7 @@ from typing import Any
 
 import pybase64
 
-from api.files import FileSigner
+from common.file_signer import FileSigner
 from common.storage import ImageStorage
 from common.task import ImageRequest, Result, Status, StoredImage, Task
 
