@@ -31,6 +31,7 @@ from common.catalog import Catalog
 from common.connection import allow_redis, connect
 from common.file_signer import FileSigner
 from common.keys import KeyStore
+from common.outbox import Outbox, WebhookSecrets
 from common.settings import Settings
 from common.storage import ImageStorage
 from common.store import TaskStore
@@ -56,11 +57,11 @@ def create_app(settings: Settings) -> Flask:
     keys = KeyStore(client)
     storage = ImageStorage.open(settings.images_url)
     signer = FileSigner(client, settings.signing_secret.get_secret_value())
-    bodies = TaskBody(
-        signer,
-        storage,
-        lambda: settings.public_url.rstrip("/") or request.host_url.rstrip("/"),
-    )
+
+    def base_url() -> str:
+        return settings.public_url.rstrip("/") or request.host_url.rstrip("/")
+
+    bodies = TaskBody(signer, storage, base_url)
     reserve = settings.disk_reserve_mb * 1_000_000
     waiting = Waiting(connect(settings.redis_url, connections=1), store)
     probe = connect(settings.redis_url, connections=8, timeout=_PROBE_SECONDS)
@@ -79,9 +80,14 @@ def create_app(settings: Settings) -> Flask:
     room = Room(client, storage, reserve=reserve)
     outcomes = RecentOutcomes(store)
     outlook = Outlook(catalog, providers, outcomes)
-    submit = Submit(store, providers, bodies, outlook, waiting, room)
-    app.register_api(images.make_blueprint(catalog, providers, submit))
-    app.register_api(tasks.make_blueprint(store, bodies, outlook, waiting))
+    submit = Submit(store, providers, bodies, outlook, waiting, room, base_url)
+    app.register_api(
+        images.make_blueprint(
+            catalog, providers, submit, private_webhooks=settings.webhook_private_targets
+        )
+    )
+    outbox = Outbox.of(client, settings)
+    app.register_api(tasks.make_blueprint(store, bodies, outlook, waiting, outbox))
     app.register_api(history.make_blueprint(store, bodies, outlook))
     app.register_api(usage.make_blueprint(store))
     app.register_api(files.make_blueprint(signer, storage))
@@ -96,7 +102,7 @@ def create_app(settings: Settings) -> Flask:
     )
     app.register_blueprint(openapi.make_blueprint(app))
     app.add_url_rule("/", "root", _root)
-    app.cli.add_command(make_commands(keys, store, catalog))
+    app.cli.add_command(make_commands(keys, WebhookSecrets(client), store, catalog))
     return app
 
 

@@ -17,6 +17,7 @@ from common.catalog import Catalog
 from common.errors import StoreUnavailable
 from common.keys import ApiKey, KeyStore
 from common.limits import Limits, Usage
+from common.outbox import WebhookSecrets
 from common.store import TaskStore
 
 __all__ = ["make_commands"]
@@ -104,7 +105,11 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def make_commands(
-    keys: KeyStore, store: TaskStore, catalog: Catalog, clock: Callable[[], float] = time.time
+    keys: KeyStore,
+    secrets: WebhookSecrets,
+    store: TaskStore,
+    catalog: Catalog,
+    clock: Callable[[], float] = time.time,
 ) -> AppGroup:
     """The `keys` commands; `clock` gives Unix seconds."""
     group = AppGroup("keys", help="Create, list, limit and revoke API keys.")
@@ -162,6 +167,25 @@ def make_commands(
         with _plain_errors():
             key = known(keys.revoke(key_id), key_id)
         click.echo(f"{key.id}  {key.name}  {_state(key, clock())}")
+
+    @group.command("webhook-secret", help="Show what the webhooks of a key are signed with.")
+    @click.argument("key_id")
+    @click.option(
+        "--rotate", is_flag=True, help="Make a new one; the old one signs as well for 24 hours."
+    )
+    @click.option("--at-once", is_flag=True, help="With --rotate: the old one ends now.")
+    def webhook_secret(key_id: str, rotate: bool, at_once: bool) -> None:
+        if at_once and not rotate:
+            raise click.UsageError("--at-once says how to --rotate.")
+        with _plain_errors():
+            known(next((key for key in keys.list() if key.id == key_id), None), key_id)
+            if at_once:
+                signing = secrets.rotate(key_id, keep=0)
+            else:
+                signing = secrets.rotate(key_id) if rotate else secrets.of(key_id)
+        if len(signing) > 1:
+            click.echo("An old one signs beside it for up to 24 hours.", err=True)
+        click.echo(signing[0])
 
     def known(key: ApiKey | None, key_id: str) -> ApiKey:
         if key is None:

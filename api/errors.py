@@ -36,6 +36,7 @@ _CODES: Mapping[str, tuple[int, str]] = {
     "async_task_not_found": (404, "invalid_request_error"),
     "method_not_allowed": (405, "invalid_request_error"),
     "task_not_cancellable": (409, "invalid_request_error"),
+    "webhook_not_deliverable": (409, "invalid_request_error"),
     "cancelled": (409, "invalid_request_error"),
     "payload_too_large": (413, "invalid_request_error"),
     "unsupported_media_type": (415, "invalid_request_error"),

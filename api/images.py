@@ -19,7 +19,11 @@ __all__ = ["make_blueprint"]
 
 
 def make_blueprint(
-    catalog: Catalog, providers: Mapping[str, ProviderAccess], submit: Submit
+    catalog: Catalog,
+    providers: Mapping[str, ProviderAccess],
+    submit: Submit,
+    *,
+    private_webhooks: bool,
 ) -> APIBlueprint:
     bp = APIBlueprint("images", __name__, abp_tags=[tag("images")], abp_security=KEY_REQUIRED)
 
@@ -46,7 +50,10 @@ def make_blueprint(
         },
     )
     def generate_images() -> Response:
-        return submit.answer(read_submission(json_object(request), catalog, providers))
+        body = json_object(request)
+        return submit.answer(
+            read_submission(body, catalog, providers, private_webhooks=private_webhooks)
+        )
 
     bp.components_schemas["GenerationRequest"] = GenerationRequest.model_json_schema()
     return bp

@@ -34,6 +34,45 @@ A submit answers with a pending task at once; its `poll_url` delivers the images
 `Prefer: wait=60` the answer is held and is the images themselves, so that an unmodified OpenAI SDK
 works. Every answer but an image is JSON, errors included."""
 
+_WEBHOOK_HEADERS = {
+    "webhook-id": "Of this end of this task: the same on every try.",
+    "webhook-timestamp": "Unix seconds, of this try.",
+    "webhook-signature": "`v1,` and the HMAC-SHA256 of id, timestamp and body in Base64; two of "
+    "them, with a blank between, while a secret is being replaced.",
+}
+_WEBHOOKS = {
+    "task": {
+        "post": {
+            "summary": "A task has ended",
+            "description": "Sent to `webhook_url`, at least once, signed as Standard Webhooks say. "
+            "Any status of 200 to 299 within 15 seconds means received; everything else is tried "
+            "again, for hours, but for 410, which ends it. Redirects are not followed.",
+            "operationId": "task_ended",
+            "tags": ["tasks"],
+            "parameters": [
+                {
+                    "name": name,
+                    "in": "header",
+                    "required": True,
+                    "description": description,
+                    "schema": {"type": "string"},
+                }
+                for name, description in _WEBHOOK_HEADERS.items()
+            ],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {"schema": {"$ref": "#/components/schemas/ImageTask"}}
+                },
+            },
+            "responses": {
+                "2XX": {"description": "Received."},
+                "410": {"description": "No more of it: the delivery ends."},
+            },
+        }
+    }
+}
+
 _UI_FILES = Path(flask_openapi_swagger.__file__).parent / "templates" / "swagger"
 _UI = """<!doctype html>
 <html lang="en">
@@ -73,6 +112,7 @@ def make_app(version: str) -> OpenAPI:
         ),
         security_schemes={"api_key": {"type": "http", "scheme": "bearer"}},
         doc_ui=False,
+        openapi_extensions={"webhooks": _WEBHOOKS},
         static_folder=None,
         # The library adds its own validation answer to each operation that does not declare this
         # status, and all of ours declare 500.

@@ -7,7 +7,7 @@ sent; tests hold them to these models.
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,6 +37,12 @@ _TASK_ID = "imgtask_0f4c2d5e8a9b4c7d9e1f2a3b4c5d6e7f"
 _IMAGE_URL = f"http://localhost:8000/files/{_TASK_ID}/0.png?expires=1706086400&signature=4Yv…"
 
 
+_Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+]
+
+
 class GenerationRequest(BaseModel):
     """What to generate. Each model's own limits are in its entry of `/v1/models`.
 
@@ -58,6 +64,12 @@ class GenerationRequest(BaseModel):
                     "quality": "hd",
                     "style": "natural",
                     "response_format": "b64_json",
+                },
+                {
+                    "prompt": "a red apple",
+                    "metadata": {"order": "4711"},
+                    "webhook_url": "https://shop.example.com/hooks/images",
+                    "webhook_events": ["completed", "failed"],
                 },
             ]
         },
@@ -101,6 +113,22 @@ class GenerationRequest(BaseModel):
     output_compression: int | None = Field(None, ge=0, le=100)
     background: Literal["auto", "transparent", "opaque"] | None = None
     moderation: Literal["auto", "low"] | None = None
+    metadata: _Metadata | None = Field(
+        None,
+        description="Anything of yours that the task should say: at most 16 pairs, keys of at most "
+        "64 and values of at most 512 characters.",
+        examples=[{"order": "4711"}],
+    )
+    webhook_url: str | None = Field(
+        None,
+        max_length=2048,
+        description="Gets a signed POST with the task when it has ended (Standard Webhooks). "
+        "Public, and https.",
+        examples=["https://shop.example.com/hooks/images"],
+    )
+    webhook_events: Annotated[list[Literal["completed", "failed"]], Field(min_length=1)] | None = (
+        Field(None, description="The ends to be told of. Default: both.", examples=[["completed"]])
+    )
     asynchronous: bool | None = Field(
         None, alias="async", description="Changes nothing: every submit is a task."
     )
@@ -168,6 +196,15 @@ class ImageTask(BaseModel):
                     "started": 1706000001,
                     "completed_at": 1706000009,
                     "expires_at": 1706086409,
+                    "metadata": {"order": "4711"},
+                    "webhook": {
+                        "id": f"{_TASK_ID}_completed",
+                        "url": "https://shop.example.com/hooks/images",
+                        "events": ["completed", "failed"],
+                        "status": "delivered",
+                        "attempts": [{"at": 1706000009, "status": 200, "error": None, "ms": 84}],
+                        "next_attempt_at": None,
+                    },
                     "provider": "bfl",
                     "provider_model": "flux-pro-1.1",
                     "usage": {
@@ -251,6 +288,35 @@ class ImageTask(BaseModel):
     error_detail: Failed | None = None
     cancelled: bool | None = None
     cancellation_status: Literal["cancelled"] | None = None
+    metadata: dict[str, str] | None = Field(None, description="As it was submitted.")
+    webhook: WebhookState | None = Field(
+        None, description="Where word of the end goes. Not part of what a webhook itself says."
+    )
+
+
+class WebhookAttempt(BaseModel):
+    """One try to deliver: what was answered, or why nothing was."""
+
+    at: int = Field(description="Unix seconds.")
+    status: int | None = Field(description="HTTP status of the answer.")
+    error: str | None = Field(description="For people: why there was no answer.")
+    ms: int | None = Field(description="Milliseconds that it took.")
+
+
+class WebhookState(BaseModel):
+    """How far the delivery of a webhook has come."""
+
+    id: str | None = Field(description="The `webhook-id` of every try; null until the task ends.")
+    url: str = Field(description="Without its query.")
+    events: list[Literal["completed", "failed"]]
+    status: Literal["pending", "delivered", "failed", "gone", "not_asked"] = Field(
+        description="`failed`: all tries were in vain. `gone`: the receiver answered 410 and is "
+        "left alone. `not_asked`: the task's end is not among the events."
+    )
+    attempts: list[WebhookAttempt] = Field(description="The last 20, oldest first.")
+    next_attempt_at: int | None = Field(
+        description="Unix seconds; null while one is under way, and when there will be none."
+    )
 
 
 class TaskList(BaseModel):

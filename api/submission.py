@@ -14,6 +14,7 @@ from api.errors import ApiError, Problem, ValidationFailed
 from api.schemas import GenerationRequest
 from common.catalog import Catalog, Model, Route
 from common.task import ImageRequest
+from common.webhook import EVENTS, Event, host_of
 
 __all__ = ["Submission", "read_submission"]
 
@@ -36,7 +37,6 @@ _OPTIONAL = (
 )
 # What a client may say to every model, because it is what saying nothing means.
 _DEFAULTS = {"quality": "standard", "style": "vivid"}
-_NOT_SERVED = ("webhook_url", "webhook_events", "metadata")
 _FIELDS = tuple(field.alias or name for name, field in GenerationRequest.model_fields.items())
 _MOST_NAMED = 20  # unknown fields, so that an answer cannot be made to grow
 
@@ -49,14 +49,22 @@ class Submission:
     route: Route
     request: ImageRequest
     warnings: tuple[str, ...]
+    metadata: Mapping[str, str] | None = None
+    webhook_url: str | None = None
+    webhook_events: tuple[Event, ...] = EVENTS
 
 
 def read_submission(
-    body: Mapping[str, Any], catalog: Catalog, providers: Collection[str]
+    body: Mapping[str, Any],
+    catalog: Catalog,
+    providers: Collection[str],
+    *,
+    private_webhooks: bool = False,
 ) -> Submission:
     """Check `body` against its schema and against what its model takes; fill in the defaults.
 
-    `providers` are the configured ones. Raises ValidationFailed with everything that is wrong, or
+    `providers` are the configured ones; `private_webhooks` says that a webhook may go to any
+    address. Raises ValidationFailed with everything that is wrong, or
     ApiError `model_unavailable` for a valid request that nobody can serve.
     """
     given = {name: value for name, value in body.items() if value is not None}
@@ -67,6 +75,8 @@ def read_submission(
         if model is None:
             problems["model"] = _unknown_model(fields["model"], catalog)
     for name, problem in _against_catalog(fields, model, catalog):
+        problems.setdefault(name, problem)
+    for name, problem in _of_the_callers_own(fields, private_webhooks):
         problems.setdefault(name, problem)
     if "n" in problems and model is not None:
         problems["n"] = _wrong_n(model)
@@ -81,6 +91,9 @@ def read_submission(
         route=route,
         request=_request(fields, model),
         warnings=tuple(_warnings(given, model, route)),
+        metadata=fields["metadata"],
+        webhook_url=fields["webhook_url"],
+        webhook_events=tuple(dict.fromkeys(fields["webhook_events"] or EVENTS)),
     )
 
 
@@ -169,6 +182,27 @@ def _against_catalog(
                 f"{name} must be one of the known values; {who} {', '.join(values)}.",
                 suggestions=list(values),
             )
+
+
+def _of_the_callers_own(
+    fields: Mapping[str, Any], private_webhooks: bool
+) -> Iterable[tuple[str, Problem]]:
+    """What no model is told of."""
+    metadata = fields.get("metadata")
+    if isinstance(metadata, dict) and any(
+        isinstance(text, str) and _UNUSABLE.search(text)
+        for pair in metadata.items()
+        for text in pair
+    ):
+        text = "metadata holds NUL or half a surrogate pair, which is no text."
+        yield "metadata", Problem("invalid_value", text, param="metadata")
+    url = fields.get("webhook_url")
+    if isinstance(url, str):
+        try:
+            host_of(url, private=private_webhooks)
+        except ValueError as error:
+            text = f"webhook_url {error}."
+            yield "webhook_url", Problem("invalid_value", text, param="webhook_url")
 
 
 def _any_model(catalog: Catalog, of: str) -> tuple[str, ...]:
@@ -260,11 +294,9 @@ def _warnings(given: Mapping[str, Any], model: Model, route: Route) -> Iterable[
             yield f"{what} is not taken by {model.id} and was ignored."
         elif name in given and name in route.drops:
             yield f"{name} cannot be passed on to {route.model}, which serves {model.id}."
-    for name in _NOT_SERVED:
-        if name in given:
-            yield f"{name} is not supported yet and was ignored."
-    known = {*_FIELDS, *_NOT_SERVED}
-    unknown = [name for name in given if name not in known]
+    if "webhook_events" in given and "webhook_url" not in given:
+        yield "webhook_events says nothing without webhook_url and was ignored."
+    unknown = [name for name in given if name not in _FIELDS]
     for name in unknown[:_MOST_NAMED]:
         yield f"{_shown(name)} is not a known field and was ignored."
     if len(unknown) > _MOST_NAMED:

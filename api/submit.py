@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -25,8 +25,9 @@ from common.logging import get_logger
 from common.queue import queue_for
 from common.settings import ProviderAccess
 from common.store import Once, TaskStore
-from common.task import ImageRequest, Status, Task, new_task_id
+from common.task import Status, Task, new_task_id
 from common.task_body import TaskBody
+from common.webhook import Webhook, host_of
 
 __all__ = ["IDEMPOTENCY_KEY", "LONGEST_WAIT", "PREFER", "Submit"]
 
@@ -67,13 +68,16 @@ class Submit:
         outlook: Outlook,
         waiting: Waiting,
         room: Room,
+        base_url: Callable[[], str],
     ) -> None:
+        """`base_url` gives the scheme and host by which the current request reached us."""
         self._store = store
         self._providers = providers
         self._bodies = bodies
         self._outlook = outlook
         self._waiting = waiting
         self._room = room
+        self._base_url = base_url
 
     def answer(self, submission: Submission) -> Response:
         """Keep a task for `submission`; the answer to the request that is being served.
@@ -88,7 +92,7 @@ class Submit:
         price = submission.model.price(submission.route)
         sandbox = self._providers[submission.route.provider].sandbox
         warnings = list(submission.warnings)
-        once = _once(generation)
+        once = _once(submission)
         if price is None and limits.usd_per_month is not None:
             warnings.append(
                 f"The price of {generation.model} is not known beforehand: until it is, this task "
@@ -109,6 +113,8 @@ class Submit:
                 once=once,
                 limits=limits,
                 price=price,
+                metadata=submission.metadata,
+                webhook=self._webhook(submission),
             )
         except LimitExceeded as error:
             tell_requests_left(error.left)
@@ -160,6 +166,13 @@ class Submit:
         response.headers["Cache-Control"] = "no-store"
         return response
 
+    def _webhook(self, submission: Submission) -> Webhook | None:
+        url = submission.webhook_url
+        if url is None:
+            return None
+        host = host_of(url, private=True)  # it was judged when the submission was read
+        return Webhook(url, host, submission.webhook_events, self._base_url())
+
     def _ended(self, task_id: str, seconds: float) -> Task | None:
         """The task as it is after waiting; None when that cannot be told."""
         try:
@@ -170,7 +183,7 @@ class Submit:
             return None
 
 
-def _once(generation: ImageRequest) -> Once | None:
+def _once(submission: Submission) -> Once | None:
     """The name that the caller gave to this submit, if any. Raises ValidationFailed."""
     name = request.headers.get(IDEMPOTENCY_KEY["name"])
     if name is None:
@@ -185,8 +198,14 @@ def _once(generation: ImageRequest) -> Once | None:
                 )
             ]
         )
-    asked = orjson.dumps(asdict(generation), option=orjson.OPT_SORT_KEYS)
-    return Once(name, hashlib.sha256(asked).hexdigest())
+    asked = (
+        asdict(submission.request),
+        submission.metadata,
+        submission.webhook_url,
+        submission.webhook_events,
+    )
+    digest = hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return Once(name, digest)
 
 
 def _may_not_be_kept(task_id: str, error: StoreUnavailable) -> ApiError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import NoReturn
 
 from flask import Response, g, jsonify, request
@@ -18,6 +19,7 @@ from api.outlook import Outlook
 from api.prefer import wait_preference
 from api.schemas import ImageTask, TaskPath, WaitQuery
 from api.waiting import Waiting
+from common.outbox import Asked, Outbox
 from common.store import TaskStore
 from common.task import Task, is_task_id
 from common.task_body import TaskBody
@@ -33,8 +35,15 @@ _RESPONSES: ResponseDict = {
 }
 
 
+_REFUSALS: Mapping[Asked, str] = {
+    "nowhere": "The task has no webhook: it was submitted without webhook_url.",
+    "open": "The task has not ended; its webhook comes by itself when it does.",
+    "unasked": "The end of the task is not among its webhook_events.",
+}
+
+
 def make_blueprint(
-    store: TaskStore, bodies: TaskBody, outlook: Outlook, waiting: Waiting
+    store: TaskStore, bodies: TaskBody, outlook: Outlook, waiting: Waiting, outbox: Outbox
 ) -> APIBlueprint:
     bp = APIBlueprint("tasks", __name__, abp_tags=[tag("tasks")], abp_security=KEY_REQUIRED)
     bp.record_once(_add_converter)
@@ -65,6 +74,23 @@ def make_blueprint(
     )
     def get_image_status(path: TaskPath, query: WaitQuery) -> Response:
         return answer(path.task_id, query)
+
+    @bp.post(
+        "/v1/tasks/<task_id>/webhook/redeliver",
+        summary="Deliver the webhook of a task again",
+        description="With all its tries, and under the same `webhook-id`; also one that was "
+        "delivered, or whose receiver was gone.",
+        operation_id="redeliver_webhook",
+        responses={202: ImageTask, **errors(401, 404, 409, 503)},
+    )
+    def redeliver_webhook(path: TaskPath) -> Response:
+        task = own(path.task_id)
+        if reason := _REFUSALS.get(outbox.redeliver(task.id)):
+            raise ApiError("webhook_not_deliverable", reason)
+        response = jsonify(bodies.any(own(task.id)))
+        response.status_code = 202
+        response.headers["Cache-Control"] = "no-store"
+        return response
 
     def answer(task_id: str, query: WaitQuery) -> Response:
         task = own(task_id)
@@ -115,7 +141,7 @@ def _not_found() -> NoReturn:
 
 def _etag(task: Task) -> str:
     """Changes with everything in the body that can change but the time it is thought to take.
-    Final bodies never do."""
+    Of a final task that is its webhook."""
     state = (
         task.id,
         task.status,
@@ -124,5 +150,6 @@ def _etag(task: Task) -> str:
         task.ended,
         task.queue_position,
         task.blocked,
+        task.webhook,
     )
     return hashlib.sha256(repr(state).encode()).hexdigest()[:32]

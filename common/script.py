@@ -14,7 +14,7 @@ __all__ = ["PREFIX", "Script"]
 
 PREFIX = "darkroom:"  # of every key that is ours; kombu's queues are lists under their bare names
 
-_FILES = ("base", "turns", "routes", "limits", "tasks", "fleet")
+_FILES = ("base", "turns", "routes", "limits", "webhooks", "tasks", "fleet")
 _SOURCE = "\n".join(
     [f"local HINT = [==[{hint_template()}]==]"]
     + [resources.files("common").joinpath(f"lua/{name}.lua").read_text("utf-8") for name in _FILES]
@@ -24,6 +24,7 @@ _SOURCE = "\n".join(
 # little, and gives memory back. `create` is not.
 _TO_THE_END = frozenset(
     {"claim", "begin", "step", "judge", "adopt", "finish", "defer", "renew", "sweep"}
+    | {"take_webhooks", "told", "webhook_secrets"}
 )
 
 

@@ -21,6 +21,7 @@ __all__ = ["PROVIDER_NAMES", "ProviderAccess", "Settings", "env_example", "load_
 
 _HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+(/\S*)?$")]
 _OptionalHttpUrl = Annotated[str, StringConstraints(pattern=r"^(https?://[^\s/]+(/\S*)?)?$")]
+_Numbers = Annotated[str, StringConstraints(pattern=r"^(\d+(\.\d+)?(,\d+(\.\d+)?)*)?$")]
 _Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -310,6 +311,21 @@ class Settings(BaseSettings):
         64_000_000, ge=4096, description="Largest picture accepted from a provider, in pixels."
     )
 
+    # -- Webhooks
+    webhook_timeout_seconds: float = Field(
+        15, ge=0.5, le=60, description="How long the receiver of a webhook may take to answer."
+    )
+    webhook_waits: _Numbers = Field(
+        "5,300,1800,7200,18000,36000,36000",
+        description="Seconds between the tries to deliver a webhook. The last try comes when nine "
+        "tenths of RETENTION_HOURS are over, at the latest.",
+    )
+    webhook_private_targets: bool = Field(
+        False,
+        description="Webhooks may go to private addresses and by http as well. For development: "
+        "whoever has an API key can then have requests sent into your network.",
+    )
+
     # -- Logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe events that are logged."
@@ -354,6 +370,11 @@ class Settings(BaseSettings):
             name: ProviderAccess(root + where.sandbox_path, SecretStr("sandbox"), sandbox=True)
             for name, where in _PROVIDERS.items()
         }
+
+    @property
+    def webhook_wait_seconds(self) -> tuple[float, ...]:
+        """WEBHOOK_WAITS as numbers."""
+        return tuple(float(wait) for wait in self.webhook_waits.split(",") if wait)
 
     def retries_unknown(self, route: str) -> bool:
         """Whether ON_UNKNOWN wants a call of `route`, provider/upstream model, sent again."""

@@ -30,6 +30,7 @@ from common.task import (
     StoredImage,
     Task,
 )
+from common.webhook import Try, Webhook
 
 __all__ = [
     "ENDED_CHANNEL",
@@ -45,6 +46,7 @@ __all__ = [
     "TaskStore",
     "Verdict",
     "Why",
+    "task_from",
 ]
 
 Why = Literal["no_credit", "bad_key", "not_served", "rate_limited", "failing", "full"]
@@ -208,6 +210,8 @@ class TaskStore:
         once: Once | None = None,
         limits: Limits = UNLIMITED,
         price: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+        webhook: Webhook | None = None,
     ) -> Created | None:
         """Keep a new pending task and have it announced to the workers, in one step.
 
@@ -235,17 +239,22 @@ class TaskStore:
         if once is not None:
             name = hashlib.sha256(once.name.encode()).hexdigest()
             terms["once"] = {"key": name, "of": once.digest, "kept": self._named}
-        fields = {
+        fields: dict[str, Any] = {
             "model": request.model,
             "request": _dumps(asdict(request)),
             "warnings": _dumps(list(warnings)),
             "sandbox": int(sandbox),
         }
+        if metadata is not None:
+            fields["metadata"] = _dumps(metadata)
+        if webhook is not None:
+            asked = ("url", "host", "events", "base_url")
+            fields["webhook"] = _dumps({name: getattr(webhook, name) for name in asked})
         match self._run("create", task_id, _dumps(terms), *_flat(fields)):
             case "created", at, *left:
                 return Created(task_id, at, left=_requests_left(left, limits))
             case "replayed", record:
-                task = _task(_pairs(record))
+                task = task_from(_pairs(record))
                 return Created(task.id, task.created, replayed=task)
             case "reused", *_:
                 raise NameReused
@@ -262,7 +271,7 @@ class TaskStore:
         if reply is None:
             return None
         record, place, wait = reply
-        task = _task(_pairs(record))
+        task = task_from(_pairs(record))
         return replace(task, queue_position=place or None, begins_in=wait / 1000 or None)
 
     def list(
@@ -283,7 +292,9 @@ class TaskStore:
         if reply is None:
             return None
         more, last, *records = reply
-        return Page(tuple(_task(_pairs(record)) for record in records), last or None, bool(more))
+        return Page(
+            tuple(task_from(_pairs(record)) for record in records), last or None, bool(more)
+        )
 
     def claim(self, task_id: str, worker: str) -> Claim | None:
         """Take the right to work on a task.
@@ -297,7 +308,7 @@ class TaskStore:
         now, flat = reply
         record = _pairs(flat)
         return Claim(
-            task=_task(record),
+            task=task_from(record),
             calls=_calls(record),
             attempt=int(record["attempts"]),
             time_left=(int(record["deadline"]) - now) / 1000,
@@ -481,7 +492,9 @@ def _exceeded(reply: Sequence[Any], limits: Limits) -> LimitExceeded:
     )
 
 
-def _task(record: Mapping[str, str]) -> Task:
+def task_from(record: Mapping[str, str]) -> Task:
+    """The task that a record says."""
+
     def when(field: str) -> int | None:
         return int(record[field]) if field in record else None
 
@@ -504,6 +517,26 @@ def _task(record: Mapping[str, str]) -> Task:
         failure=Failure(**orjson.loads(record["failure"])) if "failure" in record else None,
         cancelled=record.get("cancelled") == "1",
         blocked=record.get("blocked"),
+        metadata=orjson.loads(record["metadata"]) if "metadata" in record else None,
+        webhook=_webhook(record),
+    )
+
+
+def _webhook(record: Mapping[str, str]) -> Webhook | None:
+    if "webhook" not in record:
+        return None
+    asked = orjson.loads(record["webhook"])
+    tries = {
+        int(name.removeprefix("try:")): Try(**orjson.loads(value))
+        for name, value in record.items()
+        if name.startswith("try:")
+    }
+    delivery: Any = record.get("delivery")
+    return Webhook(
+        **asked | {"events": tuple(asked["events"])},
+        delivery=delivery,
+        next_at=int(record["deliver_at"]) if "deliver_at" in record else None,
+        tries=tuple(tries[number] for number in sorted(tries)),
     )
 
 

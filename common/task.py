@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
+
+from common.webhook import Webhook
 
 __all__ = [
     "Billed",
@@ -182,6 +185,8 @@ class Task:
     blocked: str | None = None  # why no provider takes it at the moment
     queue_position: int | None = None  # 1 is next; None when nobody knows, or it has begun
     begins_in: float | None = None  # seconds until a worker takes it up, as things go
+    metadata: Mapping[str, str] | None = field(default=None, repr=False)  # the caller's own
+    webhook: Webhook | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import pybase64
 from common.file_signer import FileSigner
 from common.storage import ImageStorage
 from common.task import ImageRequest, Result, Status, StoredImage, Task
+from common.webhook import Webhook, webhook_id
 
 __all__ = ["TaskBody"]
 
@@ -61,6 +62,13 @@ class TaskBody:
 
         `linked`: images are given by address, also where Base64 was asked for.
         """
+        body = self.told(task, linked=linked)
+        if task.webhook is not None:
+            body["webhook"] = _webhook(task, task.webhook)
+        return body
+
+    def told(self, task: Task, *, linked: bool = False) -> dict[str, Any]:
+        """The same as a webhook says it: all but the state of that webhook."""
         request = task.request
         body = self.pending(
             task.id,
@@ -80,6 +88,8 @@ class TaskBody:
             )
             if value is not None
         }
+        if task.metadata is not None:
+            body["metadata"] = dict(task.metadata)
         if task.status is Status.COMPLETED and task.result is not None:
             body |= self._completed(task, task.result, linked=linked)
         elif task.status is Status.FAILED:
@@ -141,6 +151,21 @@ def _failed(task: Task) -> dict[str, Any]:
     if task.cancelled:
         body |= {"cancelled": True, "cancellation_status": "cancelled"}
     return body
+
+
+def _webhook(task: Task, webhook: Webhook) -> dict[str, Any]:
+    owed = webhook.delivery is not None
+    return {
+        "id": webhook_id(task.id, task.status) if owed else None,
+        "url": webhook.shown_url,
+        "events": list(webhook.events),
+        "status": webhook.delivery or ("not_asked" if task.status.final else "pending"),
+        "attempts": [
+            {"at": _seconds(tried.at), "status": tried.status, "error": tried.error, "ms": tried.ms}
+            for tried in webhook.tries
+        ],
+        "next_attempt_at": _seconds(webhook.next_at),
+    }
 
 
 def _seconds(milliseconds: int | None) -> int | None:

@@ -17,12 +17,15 @@ from common.backend import STORE_OPTION, backend_url
 from common.catalog import Catalog
 from common.connection import connect
 from common.errors import ConfigurationError
+from common.file_signer import FileSigner
 from common.liveness import Liveness
 from common.logging import configure
+from common.outbox import Outbox, WebhookSecrets
 from common.queue import queue_for
 from common.settings import Settings, load_settings
 from common.storage import ImageStorage
 from common.store import TaskStore
+from common.task_body import TaskBody
 from workers.courier import Courier, Patience
 from workers.heartbeat import Heartbeat
 from workers.images import ImageLimits
@@ -30,6 +33,7 @@ from workers.providers import make_providers
 from workers.runner import Runner
 from workers.tasks import register
 from workers.watchdog import Watchdog
+from workers.webhooks import Notifier, Post
 
 __all__ = ["WATCHDOG_OPTION", "app", "make_app", "make_store", "worker_name"]
 
@@ -77,9 +81,10 @@ def make_app(settings: Settings) -> Celery:
         concurrency=settings.worker_concurrency,
         max_image_bytes=settings.max_image_bytes,
     )
+    storage = ImageStorage.open(settings.images_url)
     courier = Courier(
         store,
-        ImageStorage.open(settings.images_url),
+        storage,
         providers,
         limits=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
         patience=Patience(
@@ -91,6 +96,14 @@ def make_app(settings: Settings) -> Celery:
         stopping=stopping,
     )
     runner = Runner(store, catalog, providers, courier, stopping=stopping)
+    client = connect(settings.shared_redis_url, connections=16)
+    signer = FileSigner(client, settings.signing_secret.get_secret_value())
+    notifier = Notifier(
+        Outbox.of(client, settings),
+        WebhookSecrets(client),
+        lambda base_url: TaskBody(signer, storage, lambda: base_url),
+        Post(timeout=settings.webhook_timeout_seconds, private=settings.webhook_private_targets),
+    )
     register(app, store=store, runner=runner, heartbeat=heartbeat, watchdog=watchdog, worker=worker)
 
     # Celery keeps receivers weakly unless told otherwise, and these live nowhere else.
@@ -105,14 +118,17 @@ def make_app(settings: Settings) -> Celery:
     @signals.worker_ready.connect(weak=False)
     def _ready(**_: Any) -> None:
         heartbeat.start()
+        notifier.start()
 
     @signals.worker_shutting_down.connect(weak=False)
     def _stopping(**_: Any) -> None:
         stopping.set()
         watchdog.stop()
+        notifier.stop()
 
     @signals.worker_shutdown.connect(weak=False)
     def _stopped(**_: Any) -> None:
+        notifier.wait()
         heartbeat.stop()
 
     return app

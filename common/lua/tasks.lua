@@ -25,6 +25,7 @@ local function finish(id, status, fields, retention, outcome)
   redis.call('PEXPIREAT', key, now + retention)
   redis.call('ZREM', DUE, id)
   settle(id)
+  owe_webhook(key, id, status)
   if outcome ~= '' then
     local bucket = ours('outcomes:') .. string.format('%.0f', math.floor(now / HOUR))
     redis.call('HINCRBY', bucket, model .. ':' .. outcome, 1)

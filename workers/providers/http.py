@@ -10,8 +10,6 @@ How a request is carried is `transport`'s business, where it may go that of `add
 
 from __future__ import annotations
 
-import email.utils
-import math
 import re
 import time
 from collections.abc import Collection, Mapping
@@ -46,7 +44,6 @@ __all__ = ["Answer", "Http"]
 
 GET_SECONDS = 15.0  # what can be repeated is not waited for till the end of a task
 DOWNLOAD_SECONDS = 120.0
-RETRY_AFTER_LIMIT = 3600.0
 REDIRECT_LIMIT = 3
 MESSAGE_LIMIT = 300  # characters
 MESSAGE_TAIL = 120  # of which so many are from the end, where the reason of a refusal often is
@@ -250,7 +247,7 @@ class Http:
             text += " It redirects calls elsewhere; its base URL may be outdated."
         if kind is None:
             kind = Refused if 400 <= answer.status < 500 else OutcomeUnknown
-        wait = _retry_after(answer.headers)
+        wait = answer.retry_after()
         return kind(
             self.scrub(text),
             billed=billed,
@@ -367,35 +364,3 @@ def _problem(problem: Any) -> str:
         case {"loc": [*where], "msg": str(text)}:
             return f"{'.'.join(str(part) for part in where if part != 'body')}: {text}"
     return str(problem)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    seconds = _number(headers.get("retry-after-ms"))
-    if seconds is not None:
-        seconds /= 1000
-    else:
-        seconds = _number(headers.get("Retry-After"))
-    if seconds is None:
-        until = _instant(headers.get("Retry-After"))
-        if until is None:
-            return None
-        # By the provider's clock if it shows it: ours may differ.
-        now = _instant(headers.get("Date"))
-        seconds = until - (time.time() if now is None else now)
-    return min(max(seconds, 0.0), RETRY_AFTER_LIMIT)
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        number = float(text or "")
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _instant(text: str | None) -> float | None:
-    parsed = email.utils.parsedate_tz(text) if text else None
-    try:
-        return email.utils.mktime_tz(parsed) if parsed else None
-    except (ValueError, OverflowError):
-        return None

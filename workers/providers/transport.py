@@ -7,6 +7,7 @@ following it, whatever its length.
 
 from __future__ import annotations
 
+import email.utils
 import functools
 import http.client
 import io
@@ -34,6 +35,7 @@ __all__ = ["Answer", "Forbidden", "TooLarge", "Transport", "Trouble", "tls_conte
 CONNECT_SECONDS = 5.0
 IDLE_SECONDS = 2.0  # of a kept connection; below what servers usually grant, see _Pool
 ERROR_BYTES = 65_536
+RETRY_AFTER_LIMIT = 3600.0
 
 # The transport's own errors (RequestException is an OSError), and what it lets through.
 _NETWORK_ERRORS = (OSError, HTTPError, http.client.HTTPException, ValueError)
@@ -65,6 +67,22 @@ class Answer:
         """A header that is going to be kept: printable and of bearable length, or None."""
         value = self.headers.get(name)
         return value if value and len(value) <= 200 and value.isprintable() else None
+
+    def retry_after(self) -> float | None:
+        """The wait in seconds that the answer names, at most an hour; None when it names none."""
+        seconds = _number(self.headers.get("retry-after-ms"))
+        if seconds is not None:
+            seconds /= 1000
+        else:
+            seconds = _number(self.headers.get("Retry-After"))
+        if seconds is None:
+            until = _instant(self.headers.get("Retry-After"))
+            if until is None:
+                return None
+            # By the server's own clock if it shows it: ours may differ.
+            now = _instant(self.headers.get("Date"))
+            seconds = until - (time.time() if now is None else now)
+        return min(max(seconds, 0.0), RETRY_AFTER_LIMIT)
 
     def _value(self) -> Any:
         try:
@@ -111,10 +129,12 @@ class Transport(HTTPAdapter):
         deadline: float,
         limit: int,
         proxies: Mapping[str, str] | None = None,
+        whole: bool = True,
     ) -> Answer:
         """Send the request once and read the answer, all until the instant `deadline`.
 
-        At most `limit` bytes of a success are read. Raises Trouble, TooLarge, or Forbidden when a
+        At most `limit` bytes of a success are read; unless it has to be `whole`, what came of it
+        until then will do. Raises Trouble, TooLarge, or Forbidden when a
         guarded connection would lead to a private address.
         """
         left = deadline - time.monotonic()
@@ -124,7 +144,8 @@ class Transport(HTTPAdapter):
         timeout: Any = Timeout(connect=min(CONNECT_SECONDS, left), total=left)
         try:
             with self.send(request, stream=True, timeout=timeout, proxies=proxies) as response:
-                return Answer(response.status_code, response.headers, _read(response, limit))
+                body = _read(response, limit, whole=whole)
+                return Answer(response.status_code, response.headers, body)
         except _NETWORK_ERRORS as error:
             raise _trouble(error) from error
 
@@ -162,23 +183,41 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
-def _read(response: requests.Response, limit: int) -> bytes:
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _instant(text: str | None) -> float | None:
+    parsed = email.utils.parsedate_tz(text) if text else None
+    try:
+        return email.utils.mktime_tz(parsed) if parsed else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _read(response: requests.Response, limit: int, *, whole: bool) -> bytes:
     if 300 <= response.status_code < 400:
         return b""
     failed = response.status_code >= 400
+    # The status of an error tells enough; half of a success tells nothing, where it is of use.
+    partly = failed or not whole
+    most = ERROR_BYTES if failed else limit
     pieces: list[bytes] = []
     size = 0
     try:
         for piece in response.iter_content(65_536):
             size += len(piece)
-            if not failed and size > limit:
+            if not partly and size > most:
                 raise TooLarge
             pieces.append(piece)
-            if failed and size > ERROR_BYTES:
+            if partly and size >= most:
                 break
     except _NETWORK_ERRORS:
-        # The status of an error tells enough; half of a success tells nothing.
-        if not failed:
+        if not partly:
             raise
     return b"".join(pieces)
 
