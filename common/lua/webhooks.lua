@@ -35,7 +35,7 @@ local function look_again(lane, pause)
   if not at then
     redis.call('ZREM', LANES, lane)
   else
-    redis.call('ZADD', LANES, math.max(tonumber(at), now + pause), lane)
+    redis.call('ZADD', LANES, tonumber(at) > now and at or now + pause, lane)
   end
 end
 
