@@ -64,6 +64,9 @@ class Stack:
             f"{self.base}/v1/images/generations", json=body, timeout=150, **options
         )
 
+    def call(self, method: str, path: str, **options: Any) -> requests.Response:
+        return self.http.request(method, self.base + path, timeout=90, **options)
+
     def submit(self, **fields: Any) -> str:
         """Submit a generation; its task id."""
         answer = self.post({"model": "flux-pro", "prompt": "a red apple"} | fields)

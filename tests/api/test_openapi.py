@@ -46,7 +46,8 @@ def test_every_operation_says_what_it_can_answer(spec: dict[str, Any]) -> None:
     for path, item in spec["paths"].items():
         for operation in item.values():
             statuses = set(operation["responses"])
-            assert {"200", "405", "500"} <= statuses
+            assert {"405", "500"} <= statuses
+            assert statuses & {"200", "202"}
             assert operation["summary"] and operation["operationId"] and operation["tags"]
             needs_key = path.startswith("/v1/") and not path.startswith("/v1/models")
             assert bool(operation.get("security")) == needs_key
@@ -87,12 +88,15 @@ def schema_of(spec: dict[str, Any], method: str, path: str, status: int) -> str:
 
 
 def test_real_answers_are_as_described(spec: dict[str, Any], stack: Stack) -> None:
-    done, failed, lost = stack.submit(n=2), stack.submit(), stack.submit(response_format="b64_json")
+    own = {"metadata": {"order": "4711"}, "webhook_url": "https://shop.example.com/hook?x=1"}
+    done, failed = stack.submit(n=2, **own), stack.submit()
+    lost = stack.submit(response_format="b64_json")
     stack.complete(done, missing=(Failure("x", "y"),))
     stack.fail(failed, Failure("upstream_error", "The provider broke."))
     stack.complete(lost)
     (stack.data_dir / "images" / lost / "0.png").unlink()
     task, submit = "/v1/tasks/{task_id}", "/v1/images/generations"
+    redeliver = f"{task}/webhook/redeliver"
     answers = [
         ("post", submit, stack.post({"prompt": "x", "foo": 1})),
         ("post", submit, stack.post({"prompt": 1, "model": "y"})),
@@ -102,6 +106,8 @@ def test_real_answers_are_as_described(spec: dict[str, Any], stack: Stack) -> No
         ("get", task, stack.get(f"/v1/tasks/{failed}")),
         ("get", task, stack.get(f"/v1/tasks/{lost}")),
         ("get", task, stack.get("/v1/tasks/nothing")),
+        ("post", redeliver, stack.call("POST", f"/v1/tasks/{done}/webhook/redeliver")),
+        ("post", redeliver, stack.call("POST", f"/v1/tasks/{failed}/webhook/redeliver")),
         ("get", task, requests.get(f"{stack.base}/v1/tasks/{done}", timeout=10)),
         ("get", "/v1/models", stack.get("/v1/models")),
         ("get", "/v1/models", stack.get("/v1/models?recommended_for=image")),
@@ -114,6 +120,18 @@ def test_real_answers_are_as_described(spec: dict[str, Any], stack: Stack) -> No
 
     for method, path, answer in answers:
         check(spec, schema_of(spec, method, path, answer.status_code), answer.json())
+
+
+def test_a_webhook_is_described_too(spec: dict[str, Any], stack: Stack) -> None:
+    operation = spec["webhooks"]["task"]["post"]
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+
+    assert schema == {"$ref": "#/components/schemas/ImageTask"}
+    assert {p["name"] for p in operation["parameters"]} == {
+        "webhook-id",
+        "webhook-timestamp",
+        "webhook-signature",
+    }
 
 
 def test_the_page_loads_nothing_from_elsewhere(stack: Stack) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from common.outbox import WebhookSecrets
 from tests.api.conftest import ROOT, Stack, environment, running
 from tests.processes import free_port, until
 
@@ -92,6 +93,32 @@ def test_keys_are_made_listed_and_revoked(stack: Stack) -> None:
     assert (status(kept), status(gone)) == (404, 401)
     assert "valid until" in listed and "revoked" in revoked.stdout
     assert kept not in listed and gone not in listed
+
+
+def test_the_secret_of_webhooks_is_shown_and_replaced(stack: Stack) -> None:
+    flask(stack, "keys", "create", "with webhooks")
+    listed = flask(stack, "keys", "list").stdout.splitlines()
+    (key_id,) = [line.split()[0] for line in listed if line.endswith("  with webhooks")]
+
+    def secret(*options: str) -> tuple[str, str]:
+        shown = flask(stack, "keys", "webhook-secret", key_id, *options)
+        assert shown.returncode == 0, shown.stderr
+        return shown.stdout.strip(), shown.stderr
+
+    first, _ = secret()
+    again, alone = secret()
+    second, both = secret("--rotate")
+    third, ended = secret("--rotate", "--at-once")
+
+    assert first == again
+    assert len({first, second, third}) == 3
+    assert all(one.startswith("whsec_") for one in (first, second, third))
+    assert "24 hours" in both
+    assert "24 hours" not in alone + ended
+    assert WebhookSecrets(stack.redis).of(key_id) == (third,)
+    unknown = flask(stack, "keys", "webhook-secret", "key_nothing")
+    assert unknown.returncode == 1 and "key_nothing" in unknown.stderr
+    assert flask(stack, "keys", "webhook-secret", key_id, "--at-once").returncode == 2
 
 
 def test_the_key_command_says_what_is_wrong(stack: Stack) -> None:

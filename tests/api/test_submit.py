@@ -250,14 +250,6 @@ def test_a_flood_of_unknown_fields_does_not_flood_the_answer(stack: Stack) -> No
     assert answer.json()["warnings"][-1] == "4980 more unknown fields were ignored."
 
 
-def test_what_is_not_served_yet_is_said(stack: Stack) -> None:
-    extras = {"webhook_url": "https://example.org", "webhook_events": [], "metadata": {"a": 1}}
-    answer = stack.post({"model": "flux-pro", "prompt": "x"} | extras)
-
-    text = " ".join(answer.json()["warnings"])
-    assert all(name in text for name in extras)
-
-
 def test_async_is_accepted_silently(stack: Stack) -> None:
     answer = stack.post({"model": "flux-pro", "prompt": "x", "async": True, "user": "u"})
 

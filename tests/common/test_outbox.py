@@ -500,7 +500,7 @@ def test_an_old_secret_signs_beside_the_new_one_for_a_day(
     entry = valkey.redis.hget("darkroom:webhook_secrets", "key_a")
     assert entry is not None
     assert f'"until":{valkey.now() + 24 * 3600 * 1000}'[:-4] in entry
-    newest, *others = secrets.rotate("key_a")
+    _, *others = secrets.rotate("key_a")
     assert others == [new, old]
 
 

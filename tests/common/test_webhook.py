@@ -69,9 +69,9 @@ HOSTILE = [
     "https://nas.lan/",
     "https://router.home.arpa/",
     # letters that some reader takes for others
-    "https://１２７.0.0.1/",
-    "https://127。0。0。1/",
-    "https://ⓛocalhost/",
+    "https://\uff11\uff12\uff17.0.0.1/",
+    "https://127\u30020\u30020\u30021/",
+    "https://\u24dbocalhost/",
     "https://loc\u00adalhost/",
     "https://%6cocalhost/",
     "https://127.0.0.1%2f.example.com/",
