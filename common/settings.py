@@ -89,8 +89,8 @@ class Settings(BaseSettings):
     )
     public_url: _OptionalHttpUrl = Field(
         "",
-        description="How clients reach the API, for the image URLs in answers. "
-        "Empty: taken from each request.",
+        description="How clients reach the API, for the image URLs in answers and webhooks. "
+        "Empty: taken from each request; of a webhook, from its submit.",
     )
     flower_port: _Port = Field(5555, description="Port of Flower, the view on the workers.")
     redis_url: Annotated[str, StringConstraints(pattern=r"^(rediss?://\S+)?$")] = Field(
@@ -122,8 +122,8 @@ class Settings(BaseSettings):
     )
     signing_secret: SecretStr = Field(
         SecretStr(""),
-        description="Signs image URLs. Empty: a random one, kept in Redis and shared by all web "
-        "processes.",
+        description="Signs image URLs; the same for every web and worker. Empty: a random one, kept "
+        "in Redis and shared by all.",
     )
 
     # -- Providers

@@ -69,6 +69,10 @@ local function take_delivery(id, lane, owner, host, until_, most)
     redis.call('ZREM', lane_key(lane), id)
     return nil
   end
+  if lease and tonumber(lease) > now then
+    redis.call('ZADD', lane_key(lane), lease, id)
+    return nil
+  end
   if lease then -- whoever made the last try died, and nobody knows whether it was heard
     redis.call('HSET', key, 'try:' .. tries, cjson.encode({
       at = tonumber(begun), error = 'the worker was lost' }))

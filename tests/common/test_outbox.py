@@ -180,11 +180,13 @@ def test_a_task_without_a_webhook_owes_nothing(
 
 
 def test_a_try_is_nobody_elses_until_its_lease_ends(
-    store: TaskStore, outbox: Outbox, make_outbox: MakeOutbox
+    store: TaskStore, valkey: Valkey, outbox: Outbox, make_outbox: MakeOutbox
 ) -> None:
-    ended(store)
+    task_id = ended(store)
     take(outbox)
 
+    assert make_outbox().take(10) == []
+    make_due(valkey, store, task_id)
     assert make_outbox().take(10) == []
 
 

@@ -45,6 +45,7 @@ PROMISED = {
     "keys list": "the shop",
     "keys limit": "$/month 40",
     "keys show": "tasks in flight",
+    "keys webhook-secret": "whsec_",
     "keys revoke": "revoked",
     "/v1/usage": '"object":"usage"',
     "/readyz": '"status":"ready"',
