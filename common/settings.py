@@ -122,8 +122,8 @@ class Settings(BaseSettings):
     )
     signing_secret: SecretStr = Field(
         SecretStr(""),
-        description="Signs image URLs; the same for every web and worker. Empty: a random one, kept "
-        "in Redis and shared by all.",
+        description="Signs image URLs; the same for every web and worker. Empty: a random one, "
+        "kept in Redis and shared by all.",
     )
 
     # -- Providers

@@ -103,10 +103,11 @@ class Notifier:
         self._woken = threading.Event()
         self._lock = threading.Lock()
         self._under_way: set[threading.Thread] = set()
+        self._looking = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
     def start(self) -> None:
         """Begin to look, in a thread that ends with the process."""
-        threading.Thread(target=self._run, name="webhooks", daemon=True).start()
+        self._looking.start()
 
     def stop(self) -> None:
         """Begin no further try."""
@@ -114,10 +115,12 @@ class Notifier:
         self._woken.set()
 
     def wait(self) -> None:
-        """Wait for the tries that are under way; each has its end. Others are made elsewhere."""
+        """After `stop`, wait for the tries that are under way; each has its end."""
+        ends = time.monotonic() + self._outbox.lease
+        if self._looking.ident is not None:
+            self._looking.join(self._outbox.lease)
         with self._lock:
             under_way = list(self._under_way)
-        ends = time.monotonic() + self._outbox.lease
         for thread in under_way:
             thread.join(max(0.0, ends - time.monotonic()))
 

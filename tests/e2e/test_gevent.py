@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.contracts.scripted import Reply, Scripted
 from tests.processes import until
 from tests.stack import Stack, running
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("gevent"), WORKER_POOL="gevent") as whole:
+    with running(
+        tmp_path_factory.mktemp("gevent"), WORKER_POOL="gevent", WEBHOOK_PRIVATE_TARGETS="true"
+    ) as whole:
         yield whole
 
 
@@ -40,6 +43,21 @@ def test_a_job_outlives_its_worker(stack: Stack) -> None:
 
     assert stack.finished(task)["status"] == "completed"
     assert len(stack.purchases(prompt)) == 1
+
+
+def test_webhooks_arrive(stack: Stack) -> None:
+    receiver = Scripted(Reply(status=204))
+    try:
+        tasks = [stack.submit("greenlets tell", webhook_url=receiver.url) for _ in range(5)]
+        until(
+            lambda: all(stack.poll(task)["webhook"]["status"] == "delivered" for task in tasks),
+            "all are told",
+            40,
+        )
+    finally:
+        receiver.close()
+
+    assert len(receiver.seen) == 5
 
 
 def test_a_task_that_celery_kills_by_its_limit_ends_in_its_record(

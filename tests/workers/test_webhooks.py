@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
@@ -359,6 +361,22 @@ def test_who_is_not_there_is_tried_again_until_he_is(
 
     errors = [tried.error for tried in hook(store, task_id).tries]
     assert errors == ["no connection could be made"] * 3
+
+
+def test_who_cannot_prove_his_name_is_told_nothing(
+    store: TaskStore, make_notifier: MakeNotifier, serve: Callable[..., Scripted]
+) -> None:
+    receiver = serve()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(tls)
+    receiver.wrap(tls)
+    task_id = ended(store, url=f"https://localhost:{receiver.port}/")
+
+    make_notifier(waits=())
+    (tried,) = settled(store, task_id, "failed").tries
+
+    assert tried.error == "no trusted TLS connection could be made"
+    assert receiver.seen == []
 
 
 def test_a_host_that_hangs_keeps_nobody_else_waiting(
