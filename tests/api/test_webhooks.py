@@ -112,6 +112,28 @@ def test_a_submit_with_a_webhook_is_still_one_round_trip(stack: Stack) -> None:
     assert after["evalsha"] - before["evalsha"] == 1
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"webhook_url": "https://other.example.com/"},
+        {"webhook_url": URL, "webhook_events": ["failed"]},
+        {"webhook_url": URL, "metadata": {"a": "b"}},
+        {},
+    ],
+)
+def test_a_repeat_with_another_webhook_is_another_request(
+    stack: Stack, other: dict[str, Any]
+) -> None:
+    body, named = {"model": "flux-pro", "prompt": "x"}, {"Idempotency-Key": new_task_id()}
+    first = stack.post(body | {"webhook_url": URL}, headers=named)
+
+    again = stack.post(body | {"webhook_url": URL}, headers=named)
+    changed = stack.post(body | other, headers=named)
+
+    assert again.json()["task_id"] == first.json()["task_id"]
+    assert changed.status_code == 422
+
+
 @pytest.mark.parametrize("allowed", [True, False])
 def test_private_addresses_are_for_who_wants_them(tmp_path: Path, allowed: bool) -> None:
     settings = {"BFL_API_KEY": "none", "WEBHOOK_PRIVATE_TARGETS": str(allowed)}

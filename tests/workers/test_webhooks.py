@@ -19,7 +19,6 @@ import trustme
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
-from common.catalog import Catalog
 from common.connection import connect
 from common.file_signer import FileSigner
 from common.outbox import Outbox, WebhookSecrets
@@ -54,7 +53,7 @@ def serve() -> Iterator[Callable[..., Scripted]]:
 def bodies(valkey: Valkey, tmp_path: Path) -> Callable[[str], TaskBody]:
     signer = FileSigner(valkey.redis, "a secret")
     storage = ImageStorage.open(tmp_path.as_uri())
-    return lambda base: TaskBody(Catalog.load(), signer, storage, lambda: base)
+    return lambda base: TaskBody(signer, storage, lambda: base)
 
 
 @pytest.fixture
