@@ -1,21 +1,17 @@
 -- What all operations build on.
 --
--- The files of this directory are one script, put together in the order that `common/script.py` names,
--- so that each operation is one round trip and one atomic step. Together they are the whole truth about
--- who may change what. Every operation asks Redis for the time: workers' clocks are not trusted. All
--- times are Unix milliseconds.
---
--- KEYS  1 prefix of all that is ours   2 prefix of broker queues
--- ARGV  1 operation, then its own arguments
+-- The files of this directory are one library of functions, put together in the order that
+-- `common/script.py` names, so that each operation is one round trip and one atomic step. Together they
+-- are the whole truth about who may change what. Every operation asks Redis for the time: workers' clocks
+-- are not trusted. All times are Unix milliseconds. PREFIX begins every key that is ours; broker queues
+-- are lists under their bare names.
 
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local micros = clock[1] * 1000000 + clock[2]
+local now, micros -- the time, in ms and in microseconds; read anew for each operation
 
 local HOUR = 3600000
 local PATIENT = 300000 -- how soon the sweep looks at a task that has to wait for its turn
 
-local function ours(name) return KEYS[1] .. name end
+local function ours(name) return PREFIX .. name end
 
 local DUE = ours('due') -- tasks by the time at which a sweep has to look at them
 local SEEN = ours('seen') -- workers and sweeps by the time they were last seen
@@ -30,7 +26,7 @@ local function is_final(status) return status == 'completed' or status == 'faile
 
 -- Time of the oldest message that waits in a queue, nil when it is empty or not ours to read.
 local function oldest_hint(queue)
-  local message = redis.call('LINDEX', KEYS[2] .. queue, -1)
+  local message = redis.call('LINDEX', queue, -1)
   return message and tonumber(message:match('"delivery_tag": ?"(%d+)%-'))
 end
 

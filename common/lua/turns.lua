@@ -36,7 +36,7 @@ end
 local function push_hint(id, queue, summary)
   local values = { ['@ID@'] = id, ['@SUMMARY@'] = summary, ['@QUEUE@'] = queue,
                    ['@TAG@'] = string.format('%.0f-%s', now, id) }
-  redis.call('LPUSH', KEYS[2] .. queue, (HINT:gsub('@%u+@', values)))
+  redis.call('LPUSH', queue, (HINT:gsub('@%u+@', values)))
   redis.call('HSET', record_key(id), 'hinted', now)
 end
 

@@ -250,7 +250,7 @@ def test_a_submit_with_every_limit_costs_one_round_trip(stack: Stack) -> None:
     caller.accepted()
 
     after = stack.commands()
-    assert after["evalsha"] - before["evalsha"] == 1
+    assert after["fcall"] - before["fcall"] == 1
     assert after.get("eval") == before.get("eval")
 
 
@@ -338,11 +338,11 @@ def test_usage_of_earlier_months_is_kept_for_a_year_and_a_month(stack: Stack) ->
 def test_usage_costs_one_round_trip(stack: Stack) -> None:
     caller = Caller(stack, Limits(requests_per_minute=5))
     caller.usage()
-    before = stack.commands()["evalsha"]
+    before = stack.commands()["fcall"]
 
     caller.usage()
 
-    assert stack.commands()["evalsha"] - before == 1
+    assert stack.commands()["fcall"] - before == 1
 
 
 def test_the_wait_that_is_told_is_long_enough(stack: Stack) -> None:

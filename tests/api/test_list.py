@@ -147,4 +147,4 @@ def test_a_list_is_one_round_trip(stack: Stack, somebody: Caller) -> None:
     before = stack.commands()
     somebody.list()
 
-    assert stack.commands()["evalsha"] - before["evalsha"] == 1
+    assert stack.commands()["fcall"] - before["fcall"] == 1

@@ -109,7 +109,7 @@ def test_a_submit_with_a_webhook_is_still_one_round_trip(stack: Stack) -> None:
     submit(stack, metadata={"a": "b"})
 
     after = stack.commands()
-    assert after["evalsha"] - before["evalsha"] == 1
+    assert after["fcall"] - before["fcall"] == 1
 
 
 @pytest.mark.parametrize(

@@ -87,5 +87,6 @@ def test_a_process_without_a_place_for_its_file_goes_on(
 
 
 def directory_of(process: subprocess.Popen[str]) -> Path:
-    (file,) = Path(tempfile.gettempdir()).glob(f"darkroom-{os.getuid()}-*/{process.pid}")
-    return file.parent
+    # A process that was killed leaves its file behind, and its number may come again.
+    files = Path(tempfile.gettempdir()).glob(f"darkroom-{os.getuid()}-*/{process.pid}")
+    return max(files, key=lambda file: file.stat().st_mtime).parent

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import common.script
 import common.store
 from common.errors import LeaseLost, StoreUnavailable
 from common.store import ENDED_CHANNEL, Offer, TaskStore
@@ -918,7 +919,7 @@ def test_each_method_is_one_round_trip(store: TaskStore, valkey: Valkey, method:
             if command["client_type"] != "lua" and name not in GREETINGS:
                 seen.append(name)
 
-    assert seen == ["EVALSHA"]
+    assert seen == ["FCALL"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -1010,3 +1011,31 @@ def test_a_server_that_forgot_its_scripts_is_no_trouble(store: TaskStore, valkey
     valkey.redis.script_flush()
 
     assert claim(store, task_id)
+
+
+def test_a_server_that_has_forgotten_the_functions_is_given_them_again(
+    store: TaskStore, valkey: Valkey
+) -> None:
+    task_id = create(store)
+    valkey.redis.function_flush("SYNC")
+
+    assert read(store, task_id).status is Status.PENDING
+    assert claim(store, task_id)
+
+
+def test_functions_of_another_version_are_left_alone(
+    store: TaskStore, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(store)
+    monkeypatch.setattr("common.script._LIBRARY", "darkroom_other")
+    code = common.script._CODE.replace(
+        common.script._CODE.split()[1].split("=")[1], "darkroom_other"
+    )
+    monkeypatch.setattr("common.script._CODE", code)
+    create(store)
+    monkeypatch.undo()
+    create(store)
+
+    libraries: Any = valkey.redis.function_list()
+    assert len(libraries) == 2
+    assert valkey.redis.zcard("darkroom:due") == 3

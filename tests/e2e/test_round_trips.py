@@ -43,7 +43,7 @@ def operations(stack: Stack, model: str) -> list[str]:
     with watching(stack) as commands:
         task = stack.submit("counted", model)
         until(lambda: any(f"finish {task['id']}" in call for call in commands), "the end")
-    calls = [c for c in commands if c.startswith("EVALSHA") and task["id"] in c]
+    calls = [c for c in commands if c.startswith("FCALL") and task["id"] in c]
     calls = [c for c in calls if " renew " not in c and not (" step " in c and " progress " in c)]
     return [c[: c.index(f" {task['id']}")].rpartition(" ")[2] for c in calls]
 

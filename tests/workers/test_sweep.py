@@ -77,8 +77,8 @@ def test_one_look_goes_through_everything_that_is_due(
     make_store: Callable[..., TaskStore], storage: ImageStorage, valkey: Valkey
 ) -> None:
     store = make_store(check=0.001)
-    for _ in range(1200):
-        create(store)
+    for n in range(1200):
+        create(store, owner=f"key_{n}")
     valkey.redis.delete(QUEUE)
     ((_, last),) = valkey.redis.zrange("darkroom:due", -1, -1, withscores=True)
     until(lambda: valkey.now() > last, "all of them are due")
