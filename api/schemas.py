@@ -213,6 +213,20 @@ class ImageTask(BaseModel):
                         "cost_usd": 0.04,
                         "seconds": 7.412,
                     },
+                    "timeline": [
+                        {"at": 1706000000.118, "event": "accepted"},
+                        {"at": 1706000001.044, "event": "claimed", "worker": "3fa9c1"},
+                        {
+                            "at": 1706000001.047,
+                            "event": "submitted",
+                            "provider": "bfl",
+                            "model": "flux-pro-1.1",
+                            "calls": 1,
+                        },
+                        {"at": 1706000001.402, "event": "job_accepted", "call": 0},
+                        {"at": 1706000008.459, "event": "stored", "images": 1},
+                        {"at": 1706000008.459, "event": "completed"},
+                    ],
                 },
                 {
                     "created": 1706000000,
@@ -292,6 +306,11 @@ class ImageTask(BaseModel):
     webhook: WebhookState | None = Field(
         None, description="Where word of the end goes. Not part of what a webhook itself says."
     )
+    timeline: list[TimelineEntry] | None = Field(
+        None,
+        description="What happened to the task, in order. Of very many entries some in the middle "
+        "are left out.",
+    )
 
 
 class WebhookAttempt(BaseModel):
@@ -317,6 +336,40 @@ class WebhookState(BaseModel):
     next_attempt_at: int | None = Field(
         description="Unix seconds; null while one is under way, and when there will be none."
     )
+
+
+class TimelineEntry(BaseModel):
+    """One thing that happened. Events come with what is known of them; there may be others than
+    those named here.
+
+    `accepted`: the task was taken in. `claimed`: a worker has begun to work on it; `worker_lost`:
+    one died over it. `submitted`: calls are sent to a provider. `job_accepted`: the provider works
+    on a call; `received`: it answered with pictures. `turned_away`: it did not carry a call out;
+    `call_failed`: a call ended without a picture. `in_doubt`, `missed`, `late_answer`: what became
+    of a call, or of its pictures, is waited for, and was learned. `deferred`: the task waits.
+    `stored`: its pictures are kept. `completed`, `failed`: it is over. `notified`: its
+    webhook was delivered, or given up. `omitted`: so many entries are left out here.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    at: float = Field(description="Unix seconds.")
+    event: str = Field(examples=["claimed"])
+    worker: str | None = Field(None, description="Tells workers apart, and no more.")
+    provider: str | None = None
+    model: str | None = Field(None, description="What the provider calls it.")
+    calls: int | None = Field(None, description="How many were sent.")
+    call: int | None = Field(None, description="The first picture that the call brings, from 0.")
+    state: str | None = Field(None, description="What was learned late of a call.")
+    error: str | None = Field(None, description="What went wrong.")
+    billed: Literal["no", "yes", "unknown"] | None = None
+    reason: str | None = Field(None, description="Why it waits.")
+    wait_seconds: float | None = Field(None, description="For how long at most.")
+    images: int | None = None
+    outcome: Literal["delivered", "failed", "gone"] | None = Field(
+        None, description="What came of its webhook."
+    )
+    entries: int | None = None
 
 
 class TaskList(BaseModel):

@@ -140,8 +140,7 @@ def _not_found() -> NoReturn:
 
 
 def _etag(task: Task) -> str:
-    """Changes with everything in the body that can change but the time it is thought to take.
-    Of a final task that is its webhook."""
+    """Changes with everything in the body that can change but the time it is thought to take."""
     state = (
         task.id,
         task.status,
@@ -151,5 +150,6 @@ def _etag(task: Task) -> str:
         task.queue_position,
         task.blocked,
         task.webhook,
+        task.timeline,
     )
     return hashlib.sha256(repr(state).encode()).hexdigest()[:32]

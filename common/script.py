@@ -15,7 +15,7 @@ __all__ = ["PREFIX", "Script"]
 
 PREFIX = "darkroom:"  # of every key that is ours; kombu's queues are lists under their bare names
 
-_FILES = ("base", "turns", "routes", "limits", "webhooks", "tasks", "fleet", "serve")
+_FILES = ("base", "timeline", "turns", "routes", "limits", "webhooks", "tasks", "fleet", "serve")
 _SOURCE = "\n".join(
     [f"local PREFIX = '{PREFIX}'", f"local HINT = [==[{hint_template()}]==]"]
     + [resources.files("common").joinpath(f"lua/{name}.lua").read_text("utf-8") for name in _FILES]

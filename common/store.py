@@ -29,6 +29,7 @@ from common.task import (
     Status,
     StoredImage,
     Task,
+    TimelineEntry,
 )
 from common.webhook import Try, Webhook
 
@@ -59,6 +60,9 @@ Verdict = Literal["fine", "failing", "rate_limited", "no_credit", "bad_key", "no
 ENDED_CHANNEL = f"{PREFIX}ended"  # the id of every task that reaches a final status
 
 _MOST_LOOKED_AT = 1000  # records, for one page of a list
+
+# What the timeline calls a state of a call, where that is not its name.
+_EVENTS = {CallState.ACCEPTED: "job_accepted", CallState.FAILED: "call_failed"}
 
 # Ends that say nothing about how well a model works: the caller's doing.
 _NOT_THE_MODELS_FAULT = frozenset({"content_policy_violation", "invalid_value", "cancelled"})
@@ -314,15 +318,20 @@ class TaskStore:
             time_left=(int(record["deadline"]) - now) / 1000,
         )
 
-    def journal(self, claim: Claim, *calls: Call, progress: int | None = None) -> None:
+    def journal(
+        self, claim: Claim, *calls: Call, progress: int | None = None, error: str = ""
+    ) -> None:
         """Write how far paid calls have come, and renew the lease.
 
-        Raises LeaseLost when the task is no longer the claim's.
+        `error` is the kind of what went wrong with them, for the timeline. Raises LeaseLost when
+        the task is no longer the claim's.
         """
         fields = _entries(calls)
         if progress is not None:
             fields["progress"] = progress
-        if not self._run("step", claim.task.id, claim.task.generation, self._lease, *_flat(fields)):
+        told = _dumps([_told(call, error) for call in calls])
+        args = (claim.task.id, claim.task.generation, self._lease, told)
+        if not self._run("step", *args, *_flat(fields)):
             raise LeaseLost(claim.task.id)
 
     def begin(
@@ -396,13 +405,15 @@ class TaskStore:
         fields = {"failure": _dumps(asdict(failure))}
         return self._finish(task_id, generation, Status.FAILED, outcome, fields)
 
-    def defer(self, claim: Claim, wait: float, *, blocked: str = "") -> bool:
+    def defer(
+        self, claim: Claim, wait: float, *, blocked: str = "", reason: str | None = None
+    ) -> bool:
         """Put the lease down; the task is due again after `wait` seconds, for any worker.
 
-        `blocked` says why, where it is that no provider takes it.
+        `reason` is why, in one word; `blocked` too, where it is that no provider takes it.
         """
         args = (claim.task.id, claim.task.generation, _ms(wait), blocked)
-        return bool(self._run("defer", *args))
+        return bool(self._run("defer", *args, reason or blocked or "later"))
 
     def renew(self, worker: str, held: Mapping[str, int]) -> frozenset[str]:
         """Renew all leases of a process (task id to generation) and show that it lives.
@@ -519,6 +530,7 @@ def task_from(record: Mapping[str, str]) -> Task:
         blocked=record.get("blocked"),
         metadata=orjson.loads(record["metadata"]) if "metadata" in record else None,
         webhook=_webhook(record),
+        timeline=_timeline(record.get("timeline", ""), int(record["created"])),
     )
 
 
@@ -542,6 +554,25 @@ def _webhook(record: Mapping[str, str]) -> Webhook | None:
 
 def _entries(calls: Iterable[Call]) -> dict[str, Any]:
     return {f"call:{call.first}": _dumps(asdict(call)) for call in calls}
+
+
+def _told(call: Call, error: str) -> tuple[str, dict[str, Any]]:
+    """What the timeline says of a call."""
+    about: dict[str, Any] = {"call": call.first}
+    if error:
+        about["error"] = error
+    if call.failure is not None:
+        about["billed"] = call.failure.billed
+    return _EVENTS.get(call.state, call.state), about
+
+
+def _timeline(text: str, created: int) -> tuple[TimelineEntry, ...]:
+    entries = []
+    for line in text.splitlines():
+        since, event, *said = line.split(" ", 2)
+        about = orjson.loads(said[0]) if said else {}
+        entries.append(TimelineEntry(created + int(since), event, about))
+    return tuple(entries)
 
 
 def _result(text: str | None) -> Result | None:

@@ -26,6 +26,7 @@ __all__ = [
     "Status",
     "StoredImage",
     "Task",
+    "TimelineEntry",
     "is_task_id",
     "new_task_id",
 ]
@@ -162,6 +163,15 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class TimelineEntry:
+    """One thing that happened to a task, at `at`, and what its owner may know of it."""
+
+    at: int
+    event: str
+    about: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One generation. Times in Unix milliseconds; None where it has not happened yet."""
 
@@ -187,6 +197,7 @@ class Task:
     begins_in: float | None = None  # seconds until a worker takes it up, as things go
     metadata: Mapping[str, str] | None = field(default=None, repr=False)  # the caller's own
     webhook: Webhook | None = None
+    timeline: tuple[TimelineEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ import pybase64
 
 from common.file_signer import FileSigner
 from common.storage import ImageStorage
-from common.task import ImageRequest, Result, Status, StoredImage, Task
+from common.task import ImageRequest, Result, Status, StoredImage, Task, TimelineEntry
 from common.webhook import Webhook, webhook_id
 
 __all__ = ["TaskBody"]
 
+_NOTIFIED = "notified"  # the event, in the timeline, of a webhook that has come to its end
 _LOST = "The image is not stored any more."
 
 
@@ -65,6 +66,7 @@ class TaskBody:
         body = self.told(task, linked=linked)
         if task.webhook is not None:
             body["webhook"] = _webhook(task, task.webhook)
+            body |= _timeline(task.timeline)
         return body
 
     def told(self, task: Task, *, linked: bool = False) -> dict[str, Any]:
@@ -94,7 +96,8 @@ class TaskBody:
             body |= self._completed(task, task.result, linked=linked)
         elif task.status is Status.FAILED:
             body |= _failed(task)
-        return body
+        # What it says is the same on every try.
+        return body | _timeline(entry for entry in task.timeline if entry.event != _NOTIFIED)
 
     def inline(self, task: Task) -> dict[str, Any]:
         """A completed task as OpenAI's Images API answers: nothing of ours beside it."""
@@ -151,6 +154,11 @@ def _failed(task: Task) -> dict[str, Any]:
     if task.cancelled:
         body |= {"cancelled": True, "cancellation_status": "cancelled"}
     return body
+
+
+def _timeline(entries: Iterable[TimelineEntry]) -> dict[str, Any]:
+    told = [{"at": entry.at / 1000, "event": entry.event} | dict(entry.about) for entry in entries]
+    return {"timeline": told} if told else {}
 
 
 def _webhook(task: Task, webhook: Webhook) -> dict[str, Any]:

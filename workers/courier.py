@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -39,12 +40,24 @@ from common.task import Call, CallState, Claim, Failure, ImageRequest, StoredIma
 from workers.images import ImageLimits, verify
 from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider
 
-__all__ = ["MARGIN", "Courier", "Deferred", "Delivery", "Patience", "Work", "backoff", "failure_of"]
+__all__ = [
+    "MARGIN",
+    "STOPS",
+    "Courier",
+    "Deferred",
+    "Delivery",
+    "Patience",
+    "Work",
+    "backoff",
+    "failure_of",
+    "kind_of",
+]
 
 T = TypeVar("T")
 
 log = get_logger(__name__)
 
+STOPS = "worker_stops"  # why a task is put back
 MARGIN = 2.0  # seconds kept back from the deadline, to store what came and write it down
 
 _FORMATS = ("png", "jpeg", "webp")
@@ -69,7 +82,8 @@ _VERDICTS: dict[type[ProviderError], Verdict] = {
 class Deferred(DarkroomError):
     """Nothing went wrong for good: the task was put back and is due again after `wait` seconds.
 
-    `blocked` says why, where it is that no provider takes it at the moment.
+    `reason` is one word, for the task's timeline. `blocked` says why, where it is that no provider
+    takes it at the moment.
     """
 
     def __init__(self, reason: str, wait: float, *, blocked: Why | None = None) -> None:
@@ -289,7 +303,7 @@ class Courier:
             case Call(state=CallState.SUBMITTING) if provider.in_doubt == "none":
                 call = replace(call, state=CallState.IN_DOUBT)
                 self._keep(work, call)
-                return call, Deferred("in doubt", self._patience.doubt)
+                return call, Deferred("in_doubt", self._patience.doubt)
             case Call(state=CallState.SUBMITTING | CallState.IN_DOUBT):
                 unknown = OutcomeUnknown(
                     "The worker was lost while the provider was being asked; the picture may have "
@@ -347,7 +361,7 @@ class Courier:
         while True:
             wait = provider.poll_every if not trouble else backoff(trouble)
             if self._stopping.wait(min(wait, max(0.0, work.time_left - MARGIN))):
-                return Deferred("this worker stops", 0)
+                return Deferred(STOPS, 0)
             if work.time_left <= MARGIN:
                 raise _TimedOut("The provider did not finish the job in time.", billed="yes")
             try:
@@ -451,7 +465,7 @@ class Courier:
         state = CallState.TURNED_AWAY if again else CallState.FAILED
         if call.state is not CallState.FAILED:
             call = replace(call, state=state, failure=failure_of(error), job=None)
-            self._keep(work, call)
+            self._keep(work, call, error=kind_of(error))
         if again:
             return Delivery(call, turned_away=error)
         return Delivery(call, failures=(failure_of(error),) * call.count)
@@ -463,14 +477,19 @@ class Courier:
         overall = sum(work.progress.values()) * call.count // work.request.n
         self.until_stored(work, lambda: self._store.journal(work.claim, progress=min(99, overall)))
 
-    def _keep(self, work: Work, *calls: Call) -> None:
+    def _keep(self, work: Work, call: Call, *, error: str = "") -> None:
         """Write to the journal, for as long as it takes: what it says decides over money."""
-        self.until_stored(work, lambda: self._store.journal(work.claim, *calls))
+        self.until_stored(work, lambda: self._store.journal(work.claim, call, error=error))
 
 
 def failure_of(error: ProviderError) -> Failure:
     """The error as a record keeps it."""
     return Failure(error.code, error.message, error.retryable, error.billed)
+
+
+def kind_of(error: ProviderError) -> str:
+    """The kind of an error as the timeline has it: `RateLimited` is `rate_limited`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__.lstrip("_")).lower()
 
 
 def backoff(attempt: int) -> float:

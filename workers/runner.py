@@ -31,19 +31,20 @@ from common.store import Grant, Offer, Shut, TaskStore, Why
 from common.task import Billed, Call, CallState, Claim, Failure, Result
 from workers.courier import (
     MARGIN,
+    STOPS,
     Courier,
     Deferred,
     Delivery,
     Work,
     backoff,
     failure_of,
+    kind_of,
 )
 from workers.providers.base import Provider
 
 __all__ = ["Runner"]
 
 _MOST_SENT_WITHOUT_ANSWER = 8  # about two minutes of providers that cannot be reached
-_STOPS = "this worker stops"
 
 _SHUT: dict[Why, tuple[type[ProviderError], str]] = {
     "no_credit": (OutOfCredit, "has no credit left"),
@@ -125,7 +126,7 @@ class Runner:
         until the deadline.
         """
         if self._stopping.is_set():
-            self._defer(claim, Deferred(_STOPS, 0))
+            self._defer(claim, Deferred(STOPS, 0))
         plan = self._plan(claim)
         errands = [_Errand(plan.routes[0], call, fresh=False) for call in plan.calls.values()]
         while True:
@@ -204,7 +205,7 @@ class Runner:
         waits = [delivery.again for delivery in plan.deliveries if delivery.again is not None]
         failures: list[Failure] = []
         if missing := plan.missing:
-            wait = Deferred(_STOPS, 0) if self._stopping.is_set() else _wait(plan)
+            wait = Deferred(STOPS, 0) if self._stopping.is_set() else _wait(plan)
             if wait is not None:
                 waits.append(wait)
             failures = [_why_not(plan)] * len(missing)
@@ -213,7 +214,9 @@ class Runner:
         return _result(plan, failures)
 
     def _defer(self, claim: Claim, deferred: Deferred) -> None:
-        self._store.defer(claim, deferred.wait, blocked=deferred.blocked or "")
+        self._store.defer(
+            claim, deferred.wait, blocked=deferred.blocked or "", reason=deferred.reason
+        )
         raise deferred
 
 
@@ -223,7 +226,7 @@ def _wait(plan: _Plan) -> Deferred | None:
     sent = plan.work.sent
     waits = [
         Deferred(
-            type(error).__name__,
+            kind_of(error),
             error.retry_after or backoff(sent),
             blocked="rate_limited" if isinstance(error, RateLimited) else "failing",
         )

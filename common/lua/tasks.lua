@@ -7,12 +7,23 @@
 -- journal of paid calls. `route` is the capped route on which the task has calls in flight, `waits`
 -- the one whose turn it waits for.
 
+local function note_end(key, status)
+  local result, failure = unpack(redis.call('HMGET', key, 'result', 'failure'))
+  if status == 'completed' then
+    note(key, 'stored', { images = result and #cjson.decode(result).images })
+    return note(key, status)
+  end
+  failure = cjson.decode(failure)
+  note(key, status, { error = failure.code, billed = failure.billed })
+end
+
 -- The last transition. `outcome` is ok, failed, or '' when it says nothing about the model.
 local function finish(id, status, fields, retention, outcome)
   local key = record_key(id)
   local model, created, route, waits, queue, owner, started =
     unpack(redis.call('HMGET', key, 'model', 'created', 'route', 'waits', 'queue', 'owner', 'started'))
   redis.call('HSET', key, 'status', status, 'ended', now, 'expires', now + retention, unpack(fields))
+  note_end(key, status)
   redis.call('HDEL', key, 'lease', 'worker', 'hinted', 'retry_at', 'route', 'blocked')
   leave(id, queue, owner)
   local others_wait = redis.call('ZCARD', called_key(queue)) > 0
@@ -86,6 +97,7 @@ function ops.create(id, terms, ...)
   redis.call('HSET', key, 'id', id, 'owner', owner, 'queue', queue, 'summary', terms.summary,
              'status', 'pending', 'generation', 0, 'attempts', 0, 'losses', 0, 'created', now,
              'deadline', deadline, ...)
+  note(key, 'accepted')
   redis.call('PEXPIREAT', key, deadline + terms.retention)
   local announced = announce(id, queue, owner, terms.summary, micros)
   redis.call('ZADD', DUE, math.min(now + (announced and terms.check or PATIENT), deadline), id)
@@ -111,6 +123,7 @@ function ops.claim(id, worker, ttl, retention, most_losses)
     return false
   end
   if lease then -- an expired lease: whoever held it died
+    note(key, 'worker_lost', { worker = worker_id(redis.call('HGET', key, 'worker')) })
     losses = losses + 1
     if losses >= tonumber(most_losses) then
       fail(id, 'attempts_exhausted', 'Several workers died while they worked on this task.',
@@ -125,6 +138,7 @@ function ops.claim(id, worker, ttl, retention, most_losses)
   redis.call('HSETNX', key, 'started', now)
   redis.call('HDEL', key, 'retry_at', 'blocked')
   redis.call('HSET', key, 'status', 'processing', 'worker', worker, 'lease', until_, 'hinted', 0)
+  note(key, 'claimed', { worker = worker_id(worker) })
   redis.call('ZADD', DUE, until_, id)
   local record = redis.call('HGETALL', key)
   local route = redis.call('HGET', key, 'route')
@@ -213,6 +227,7 @@ function ops.begin(id, generation, ttl, standing, going, ...)
       if try_account then redis.call('HSET', ROUTES, account .. ':probe', now + PROBE) end
       if try_route then redis.call('HSET', ROUTES, route .. ':probe', now + PROBE) end
       local sent = redis.call('HINCRBY', key, 'sent', 1)
+      note(key, 'submitted', { provider = account, model = route:sub(#account + 2), calls = granted })
       return { number, granted, (try_account or try_route) and 1 or 0, sent }
     end
     reasons[#reasons + 1] = why
@@ -231,6 +246,7 @@ function ops.adopt(id, field, value)
   local state = cjson.decode(known).state
   if state ~= 'submitting' and state ~= 'in_doubt' then return 0 end
   redis.call('HSET', key, field, value)
+  note(key, 'late_answer', { call = tonumber(field:sub(6)), state = cjson.decode(value).state })
   for first = 0, MOST_CALLS - 1 do -- other answers may be on their way still
     local other = redis.call('HGET', key, 'call:' .. first)
     if other and (cjson.decode(other).state == 'submitting' or
@@ -243,8 +259,9 @@ function ops.adopt(id, field, value)
   return 1
 end
 
--- step <id> <generation> <lease ms> <field> <value> …   -> whether it was written
-function ops.step(id, generation, ttl, ...)
+-- step <id> <generation> <lease ms> <entries> <field> <value> …   -> whether it was written
+--   entries: of the timeline, as JSON: a list of events, each with its fields
+function ops.step(id, generation, ttl, entries, ...)
   local key = record_key(id)
   if not may_write(key, generation) then return 0 end
   local deadline, route = unpack(redis.call('HMGET', key, 'deadline', 'route'))
@@ -252,6 +269,7 @@ function ops.step(id, generation, ttl, ...)
   redis.call('HSET', key, 'lease', until_, ...)
   redis.call('ZADD', DUE, until_, id)
   if route then hold(route, id, until_, places(id), true) end
+  for _, entry in ipairs(entries and cjson.decode(entries) or {}) do note(key, entry[1], entry[2]) end
   return 1
 end
 
@@ -262,9 +280,10 @@ function ops.finish(id, generation, status, retention, outcome, ...)
   return 1
 end
 
--- defer <id> <generation> <wait ms> <blocked>   -> whether the lease was put down; due again after the wait
+-- defer <id> <generation> <wait ms> <blocked> <reason>
+--   -> whether the lease was put down; due again after the wait
 --   blocked: the reason, where it is that the provider takes nothing, else ''
-function ops.defer(id, generation, wait, blocked)
+function ops.defer(id, generation, wait, blocked, reason)
   local key = record_key(id)
   if not may_write(key, generation) then return 0 end
   local deadline, route = unpack(redis.call('HMGET', key, 'deadline', 'route'))
@@ -272,6 +291,7 @@ function ops.defer(id, generation, wait, blocked)
   redis.call('HDEL', key, 'lease', 'worker')
   redis.call('HSET', key, 'hinted', 0, 'retry_at', again)
   if blocked ~= '' then redis.call('HSET', key, 'blocked', blocked) end
+  note(key, 'deferred', { reason = reason, wait_seconds = (again - now) / 1000 })
   redis.call('ZADD', DUE, again, id)
   if route then -- a job that goes on keeps its place until somebody takes it up
     local going = false

@@ -56,6 +56,7 @@ end
 
 local function end_delivery(key, id, lane, state)
   redis.call('HSET', key, 'delivery', state)
+  note(key, 'notified', { outcome = state })
   redis.call('HDEL', key, 'delivery_lease', 'delivery_begun', 'deliver_at')
   redis.call('ZREM', lane_key(lane), id)
 end

@@ -71,6 +71,25 @@ def test_a_completed_task_delivers_its_images(stack: Stack) -> None:
     assert requests.get(second["url"], timeout=10).content == blue
 
 
+def test_the_timeline_tells_what_happened_and_changes_the_etag(stack: Stack) -> None:
+    task_id = stack.submit()
+    new = all_paths(stack, task_id)
+    claim = stack.claim(task_id)
+    claimed = all_paths(stack, task_id)
+    stack.store.journal(claim, Call(0, 1, "bfl", "flux-pro-1.1", CallState.ACCEPTED))
+    accepted = all_paths(stack, task_id)
+
+    assert [entry["event"] for entry in new.json()["timeline"]] == ["accepted"]
+    assert [entry["event"] for entry in accepted.json()["timeline"]] == [
+        "accepted",
+        "claimed",
+        "job_accepted",
+    ]
+    assert abs(accepted.json()["timeline"][0]["at"] - time.time()) < 10
+    # Of the body of a claimed task only the timeline changes when the provider has accepted it.
+    assert len({answer.headers["ETag"] for answer in (new, claimed, accepted)}) == 3
+
+
 def test_images_come_as_base64_when_asked_for(stack: Stack) -> None:
     """S19, S26"""
     task_id = stack.submit(response_format="b64_json")

@@ -15,7 +15,16 @@ import common.script
 import common.store
 from common.errors import LeaseLost, StoreUnavailable
 from common.store import ENDED_CHANNEL, Offer, TaskStore
-from common.task import CallState, Claim, Failure, ImageRequest, Status, Task, new_task_id
+from common.task import (
+    CallState,
+    Claim,
+    Failure,
+    ImageRequest,
+    Status,
+    Task,
+    TimelineEntry,
+    new_task_id,
+)
 from tests.common.tasks import (
     FAILURE,
     QUEUE,
@@ -104,6 +113,7 @@ def test_a_new_task_is_kept_whole_and_pending(store: TaskStore) -> None:
         warnings=("one", "two"),
         sandbox=True,
         queue_position=1,
+        timeline=(TimelineEntry(created.at, "accepted", {}),),
     )
 
 

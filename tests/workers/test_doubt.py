@@ -186,7 +186,7 @@ def test_a_worker_that_stood_still_before_it_sent_does_not_send(
     def meanwhile() -> None:
         with pytest.raises(Deferred) as caught:
             shop.run(Plain(never, never), claim(shop.store, held.task.id))
-        assert caught.value.reason == "in doubt"
+        assert caught.value.reason == "in_doubt"
 
     freezing.store.meanwhile = meanwhile  # type: ignore[attr-defined]
     with pytest.raises(LeaseLost):

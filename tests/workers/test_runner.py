@@ -474,7 +474,7 @@ def test_a_call_that_may_have_been_sent_is_never_sent_again(shop: Workshop) -> N
     held = shop.claim(entry(CallState.SUBMITTING))
     with pytest.raises(Deferred) as caught:
         shop.run(Plain(never, never), held)
-    assert (caught.value.reason, shop.states(held.task.id)) == ("in doubt", ["in_doubt"])
+    assert (caught.value.reason, shop.states(held.task.id)) == ("in_doubt", ["in_doubt"])
     failure = shop.fail(Plain(never, never), claim(shop.store, held.task.id))
 
     assert failure.code == "outcome_unknown"
