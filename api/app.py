@@ -21,6 +21,7 @@ from api import (
     usage,
 )
 from api.auth import make_authentication
+from api.cancel import Cancel
 from api.cli import make_commands
 from api.outlook import Outlook
 from api.recent import RecentOutcomes
@@ -87,7 +88,8 @@ def create_app(settings: Settings) -> Flask:
         )
     )
     outbox = Outbox.of(client, settings)
-    app.register_api(tasks.make_blueprint(store, bodies, outlook, waiting, outbox))
+    cancel = Cancel(store, bodies, outlook, waiting)
+    app.register_api(tasks.make_blueprint(store, bodies, outlook, waiting, outbox, cancel))
     app.register_api(history.make_blueprint(store, bodies, outlook))
     app.register_api(usage.make_blueprint(store))
     app.register_api(files.make_blueprint(signer, storage))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NoReturn
 
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
@@ -17,7 +17,15 @@ from common.errors import StoreUnavailable
 from common.logging import get_logger
 from common.task import Failure
 
-__all__ = ["ApiError", "Problem", "ValidationFailed", "failure_error", "init_app", "status_of"]
+__all__ = [
+    "ApiError",
+    "Problem",
+    "ValidationFailed",
+    "failure_error",
+    "init_app",
+    "status_of",
+    "task_not_found",
+]
 
 # code -> HTTP status and type. A failed task's code is looked up here as well.
 _CODES: Mapping[str, tuple[int, str]] = {
@@ -136,6 +144,11 @@ class ValidationFailed(ApiError):
     def body(self) -> dict[str, Any]:
         failures = [{"field": p.param, "message": p.message} for p in self.problems]
         return super().body() | {"validation_errors": failures}
+
+
+def task_not_found() -> NoReturn:
+    """The same for unknown, expired and other people's tasks: nobody learns which ids exist."""
+    raise ApiError("async_task_not_found", "Task not found or no longer available.")
 
 
 def failure_error(failure: Failure, task_id: str) -> ApiError:

@@ -250,6 +250,30 @@ class ImageTask(BaseModel):
                         "billed": "no",
                     },
                 },
+                {
+                    "created": 1706000000,
+                    "id": _TASK_ID,
+                    "task_id": _TASK_ID,
+                    "object": "image.generation.task",
+                    "status": "failed",
+                    "progress": 0,
+                    "model": "flux-schnell",
+                    "poll_url": f"/v1/images/generations/{_TASK_ID}",
+                    "data": [],
+                    "warnings": [],
+                    "size": "1024x1024",
+                    "cancellation_status": "cancelled",
+                    "cancelled": True,
+                    "failed_at": 1706000004,
+                    "expires_at": 1706086404,
+                    "error": "The task was cancelled.",
+                    "error_detail": {
+                        "code": "cancelled",
+                        "message": "The task was cancelled.",
+                        "retryable": False,
+                        "billed": "no",
+                    },
+                },
             ]
         }
     )
@@ -301,7 +325,11 @@ class ImageTask(BaseModel):
     error: str | None = Field(None, description="For people.")
     error_detail: Failed | None = None
     cancelled: bool | None = None
-    cancellation_status: Literal["cancelled"] | None = None
+    cancellation_status: Literal["requested", "declined", "cancelled"] | None = Field(
+        None,
+        description="What came of the wish to cancel it. `requested`: its provider is being asked "
+        "to stop. `declined`: it has not stopped, and the task goes on or was completed.",
+    )
     metadata: dict[str, str] | None = Field(None, description="As it was submitted.")
     webhook: WebhookState | None = Field(
         None, description="Where word of the end goes. Not part of what a webhook itself says."
@@ -347,7 +375,8 @@ class TimelineEntry(BaseModel):
     on a call; `received`: it answered with pictures. `turned_away`: it did not carry a call out;
     `call_failed`: a call ended without a picture. `in_doubt`, `missed`, `late_answer`: what became
     of a call, or of its pictures, is waited for, and was learned. `deferred`: the task waits.
-    `stored`: its pictures are kept. `completed`, `failed`: it is over. `notified`: its
+    `cancel_requested`: its provider is to be told to stop; `cancel_declined`: it has not stopped.
+    `stored`: its pictures are kept. `completed`, `failed`, `cancelled`: it is over. `notified`: its
     webhook was delivered, or given up. `omitted`: so many entries are left out here.
     """
 
@@ -455,6 +484,12 @@ class Error(BaseModel):
     resets_in: int | None = Field(
         None, description="Seconds until a used up quota counts from zero again."
     )
+    reason: str | None = Field(
+        None,
+        description="Of `task_not_cancellable`: `completed` or `failed`, it is over; `sending`, it "
+        "is just being sent, ask again; `in_doubt`, what became of a call is being found out; "
+        "`unstoppable`, its provider cannot be told to stop; `not_stopped`, it has not.",
+    )
     task_id: str | None = None
     request_id: str | None = None
 
@@ -481,6 +516,19 @@ class ErrorEnvelope(BaseModel):
                 },
                 {
                     "error": {
+                        "message": "The task cannot be cancelled. Its provider is at work and "
+                        "cannot be told to stop. The task goes on as if it had not been asked to "
+                        "stop.",
+                        "type": "invalid_request_error",
+                        "code": "task_not_cancellable",
+                        "param": None,
+                        "reason": "unstoppable",
+                        "task_id": _TASK_ID,
+                        "retryable": False,
+                    }
+                },
+                {
+                    "error": {
                         "message": "This key may make 60 requests per minute.",
                         "type": "rate_limit_exceeded",
                         "code": "rate_limit_exceeded",
@@ -488,6 +536,19 @@ class ErrorEnvelope(BaseModel):
                         "limit": "requests_per_minute",
                         "retry_after": 1,
                         "retryable": True,
+                    }
+                },
+                {
+                    "error": {
+                        "message": "The task cannot be cancelled. Its provider is at work and "
+                        "cannot be told to stop. The task goes on as if it had not been asked to "
+                        "stop.",
+                        "type": "invalid_request_error",
+                        "code": "task_not_cancellable",
+                        "param": None,
+                        "reason": "unstoppable",
+                        "task_id": _TASK_ID,
+                        "retryable": False,
                     }
                 },
                 {

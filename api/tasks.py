@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import NoReturn
 
 from flask import Response, g, jsonify, request
 from flask.blueprints import BlueprintSetupState
@@ -13,7 +12,8 @@ from flask_openapi.types import ResponseDict
 from werkzeug.routing import BaseConverter
 
 from api.auth import caller
-from api.errors import ApiError
+from api.cancel import DESCRIPTION, Cancel
+from api.errors import ApiError, task_not_found
 from api.openapi import KEY_REQUIRED, errors, tag
 from api.outlook import Outlook
 from api.prefer import wait_preference
@@ -33,7 +33,7 @@ _RESPONSES: ResponseDict = {
     304: {"description": "Not changed since If-None-Match."},
     **errors(401, 404, 503),
 }
-
+_CANCEL_RESPONSES: ResponseDict = {200: ImageTask, 202: ImageTask, **errors(401, 404, 409, 503)}
 
 _REFUSALS: Mapping[Asked, str] = {
     "nowhere": "The task has no webhook: it was submitted without webhook_url.",
@@ -43,7 +43,12 @@ _REFUSALS: Mapping[Asked, str] = {
 
 
 def make_blueprint(
-    store: TaskStore, bodies: TaskBody, outlook: Outlook, waiting: Waiting, outbox: Outbox
+    store: TaskStore,
+    bodies: TaskBody,
+    outlook: Outlook,
+    waiting: Waiting,
+    outbox: Outbox,
+    cancel: Cancel,
 ) -> APIBlueprint:
     bp = APIBlueprint("tasks", __name__, abp_tags=[tag("tasks")], abp_security=KEY_REQUIRED)
     bp.record_once(_add_converter)
@@ -75,6 +80,26 @@ def make_blueprint(
     def get_image_status(path: TaskPath, query: WaitQuery) -> Response:
         return answer(path.task_id, query)
 
+    @bp.delete(
+        "/v1/images/generations/<task_id>",
+        summary="Cancel a generation",
+        description=DESCRIPTION,
+        operation_id="cancel_generation",
+        responses=_CANCEL_RESPONSES,
+    )
+    def cancel_generation(path: TaskPath) -> Response:
+        return cancel(path.task_id)
+
+    @bp.delete(
+        "/v1/tasks/<task_id>",
+        summary="Cancel a task",
+        description=DESCRIPTION,
+        operation_id="cancel_task",
+        responses=_CANCEL_RESPONSES,
+    )
+    def cancel_task(path: TaskPath) -> Response:
+        return cancel(path.task_id)
+
     @bp.post(
         "/v1/tasks/<task_id>/webhook/redeliver",
         summary="Deliver the webhook of a task again",
@@ -97,7 +122,7 @@ def make_blueprint(
         seconds = wait_preference(request, most=_LONGEST_WAIT, query=query.wait)
         waited = seconds > 0 and not task.status.final
         if waited:
-            task = waiting.until_final(task_id, seconds) or _not_found()
+            task = waiting.until_final(task_id, seconds) or task_not_found()
         etag = _etag(task)
         if request.if_none_match.contains_weak(etag):
             response = Response(status=304)
@@ -113,11 +138,11 @@ def make_blueprint(
 
     def own(task_id: str) -> Task:
         if not is_task_id(task_id):
-            _not_found()
+            task_not_found()
         g.task_id = task_id
         task = store.read(task_id)
         if task is None or task.owner != caller().id:
-            _not_found()
+            task_not_found()
         return task
 
     return bp
@@ -134,11 +159,6 @@ def _add_converter(state: BlueprintSetupState) -> None:
     state.app.url_map.converters["not_generations"] = _NotGenerations
 
 
-def _not_found() -> NoReturn:
-    # The same for unknown, expired and other people's tasks: nobody learns which ids exist.
-    raise ApiError("async_task_not_found", "Task not found or no longer available.")
-
-
 def _etag(task: Task) -> str:
     """Changes with everything in the body that can change but the time it is thought to take."""
     state = (
@@ -150,6 +170,7 @@ def _etag(task: Task) -> str:
         task.queue_position,
         task.blocked,
         task.webhook,
+        task.cancellation,
         task.timeline,
     )
     return hashlib.sha256(repr(state).encode()).hexdigest()[:32]

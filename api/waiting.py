@@ -10,7 +10,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import redis
 
@@ -50,6 +50,10 @@ class Waiting:
 
         Raises StoreUnavailable when it cannot be read.
         """
+        return self.until(task_id, seconds, lambda task: task.status.final)
+
+    def until(self, task_id: str, seconds: float, enough: Callable[[Task], bool]) -> Task | None:
+        """The same for a task that is `enough`, if that is something the store publishes."""
         deadline = time.monotonic() + seconds
         with self._waiter(task_id) as woken:
             while True:
@@ -58,7 +62,7 @@ class Waiting:
                 allow_redis(REDIS_SECONDS)  # however long the request has been held
                 task = self._store.read(task_id)
                 left = deadline - time.monotonic()
-                if task is None or task.status.final or left <= 0 or self._released:
+                if task is None or enough(task) or left <= 0 or self._released:
                     return task
                 woken.wait(min(left, _LOOK_AGAIN * random.uniform(0.8, 1.2)))  # noqa: S311
 

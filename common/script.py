@@ -29,6 +29,7 @@ _CODE = f"#!lua name={_LIBRARY}\nlocal LIBRARY = '{_LIBRARY}'\n{_SOURCE}"
 _TO_THE_END = frozenset(
     {"claim", "begin", "step", "judge", "adopt", "finish", "defer", "renew", "sweep"}
     | {"take_webhooks", "told", "webhook_secrets"}
+    | {"cancel", "decline"}
 )
 _READS = frozenset({"look", "list", "usage", "health", "outcomes", "routes"})
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 import redis
@@ -22,6 +22,7 @@ from common.settings import Settings
 from common.task import (
     Call,
     CallState,
+    Cancellation,
     Claim,
     Failure,
     ImageRequest,
@@ -34,7 +35,9 @@ from common.task import (
 from common.webhook import Try, Webhook
 
 __all__ = [
+    "CANCEL_CHANNEL",
     "ENDED_CHANNEL",
+    "Cancelling",
     "Created",
     "Grant",
     "Health",
@@ -42,6 +45,7 @@ __all__ = [
     "Once",
     "Outcomes",
     "Page",
+    "Renewal",
     "Shut",
     "Sweep",
     "TaskStore",
@@ -57,7 +61,15 @@ provider does not have the model; it asked to wait; it fails again and again; it
 Verdict = Literal["fine", "failing", "rate_limited", "no_credit", "bad_key", "not_served"]
 """What a call showed of its route."""
 
-ENDED_CHANNEL = f"{PREFIX}ended"  # the id of every task that reaches a final status
+ENDED_CHANNEL = f"{PREFIX}ended"
+"""Has the id of every task that reaches a final status, or turns out not to be cancelled."""
+
+CANCEL_CHANNEL = f"{PREFIX}cancels"  # the id of every task that its worker is to cancel
+
+Cancelling = Literal["cancelled", "requested", "over", "sending", "in_doubt", "unstoppable"]
+"""What came of the wish to cancel a task: it is over; its worker will see to it; it had ended
+before; it is being sent to its provider; what became of a call is not known; its provider cannot be
+told to stop."""
 
 _MOST_LOOKED_AT = 1000  # records, for one page of a list
 
@@ -109,6 +121,14 @@ class Page:
     tasks: tuple[Task, ...]
     last: str | None
     more: bool
+
+
+class Renewal(NamedTuple):
+    """Of the tasks that a process holds: those that are not its own any more, and those that are
+    to be cancelled."""
+
+    lost: frozenset[str]
+    to_cancel: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,15 +361,15 @@ class TaskStore:
         *,
         ended: Sequence[Call] = (),
         going: Sequence[Call] = (),
-    ) -> Grant | tuple[Shut, ...]:
+    ) -> Grant | tuple[Shut, ...] | None:
         """Take the first of the offers whose route is open, and announce its calls in the journal.
 
         Of a capped route as many calls are granted as there is room for. `ended` and `going` are
         the calls of the task that stand, the latter with their places; every other entry of the
         journal goes: what was turned away, or announced by an attempt whose answer was lost.
         Without a grant there is a `Shut` for each offer; a task that met a full route waits in
-        its line and is made due when it is its turn.
-        Raises LeaseLost.
+        its line and is made due when it is its turn. None when the task is to be cancelled:
+        nothing more may be bought for it. Raises LeaseLost.
         """
         named = [f"call:{call.first}" for call in (*going, *ended)]
         args: list[Any] = [len(named), len(going), *named]
@@ -359,6 +379,8 @@ class TaskStore:
         if reply is None:
             raise LeaseLost(claim.task.id)
         number, *rest = reply
+        if number < 0:
+            return None
         if number == 0:
             return tuple(
                 Shut(why, max(0, wait) / 1000)
@@ -402,7 +424,9 @@ class TaskStore:
         `generation` None stands for a report on a task that nobody holds.
         """
         outcome = "" if failure.code in _NOT_THE_MODELS_FAULT else "failed"
-        fields = {"failure": _dumps(asdict(failure))}
+        fields: dict[str, Any] = {"failure": _dumps(asdict(failure))}
+        if failure.code == "cancelled":
+            fields["cancelled"] = 1
         return self._finish(task_id, generation, Status.FAILED, outcome, fields)
 
     def defer(
@@ -415,12 +439,27 @@ class TaskStore:
         args = (claim.task.id, claim.task.generation, _ms(wait), blocked)
         return bool(self._run("defer", *args, reason or blocked or "later"))
 
-    def renew(self, worker: str, held: Mapping[str, int]) -> frozenset[str]:
-        """Renew all leases of a process (task id to generation) and show that it lives.
+    def cancel(self, task_id: str, owner: str) -> tuple[Cancelling, Task] | None:
+        """Cancel a task of `owner`, or ask for it: what came of that, and the task as it is now.
 
-        Returns the ids that have gone to somebody else or are over.
+        What has bought nothing and has nothing in flight is over at once. None when the owner has
+        no such task.
         """
-        return frozenset(self._run("renew", worker, self._lease, *_flat(held)))
+        reply = self._run("cancel", task_id, owner, self._retention)
+        if reply is None:
+            return None
+        outcome, record = reply
+        return outcome, task_from(_pairs(record))
+
+    def decline(self, claim: Claim) -> bool:
+        """Say that a task that was to be cancelled cannot be: it goes on. False when it was not
+        the claim's to say."""
+        return bool(self._run("decline", claim.task.id, claim.task.generation))
+
+    def renew(self, worker: str, held: Mapping[str, int]) -> Renewal:
+        """Renew all leases of a process (task id to generation) and show that it lives."""
+        lost, to_cancel = self._run("renew", worker, self._lease, *_flat(held))
+        return Renewal(frozenset(lost), frozenset(to_cancel))
 
     def sweep(self, who: str, *, limit: int = 500) -> Sweep:
         """Announce what is due, end what is past its deadline. Any number may run at once."""
@@ -526,7 +565,7 @@ def task_from(record: Mapping[str, str]) -> Task:
         expires=when("expires"),
         result=_result(record.get("result")),
         failure=Failure(**orjson.loads(record["failure"])) if "failure" in record else None,
-        cancelled=record.get("cancelled") == "1",
+        cancellation=_cancellation(record),
         blocked=record.get("blocked"),
         metadata=orjson.loads(record["metadata"]) if "metadata" in record else None,
         webhook=_webhook(record),
@@ -554,6 +593,15 @@ def _webhook(record: Mapping[str, str]) -> Webhook | None:
 
 def _entries(calls: Iterable[Call]) -> dict[str, Any]:
     return {f"call:{call.first}": _dumps(asdict(call)) for call in calls}
+
+
+def _cancellation(record: Mapping[str, str]) -> Cancellation | None:
+    if record.get("cancelled") == "1":
+        return "cancelled"
+    if "cancel" not in record:
+        return None
+    still_asked = record["cancel"] == "requested" and not Status(record["status"]).final
+    return "requested" if still_asked else "declined"
 
 
 def _told(call: Call, error: str) -> tuple[str, dict[str, Any]]:

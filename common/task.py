@@ -19,6 +19,7 @@ __all__ = [
     "Billed",
     "Call",
     "CallState",
+    "Cancellation",
     "Claim",
     "Failure",
     "ImageRequest",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 Billed = Literal["no", "yes", "unknown"]
+Cancellation = Literal["requested", "declined", "cancelled"]
 
 _TASK_ID = re.compile(r"imgtask_[0-9a-f]{32}")
 
@@ -154,6 +156,7 @@ class Call:
     model: str
     state: CallState
     begun: float | None = None  # Unix seconds, by the clock of the worker that sent it
+    stoppable: bool = False  # whether the provider may be able to stop its job
     job: dict[str, Any] | None = None  # what the adapter needs to go on polling, as plain data
     usage: dict[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
@@ -191,7 +194,7 @@ class Task:
     expires: int | None = None
     result: Result | None = None
     failure: Failure | None = None
-    cancelled: bool = False
+    cancellation: Cancellation | None = None  # declined: it was asked for, and the task goes on
     blocked: str | None = None  # why no provider takes it at the moment
     queue_position: int | None = None  # 1 is next; None when nobody knows, or it has begun
     begins_in: float | None = None  # seconds until a worker takes it up, as things go

@@ -86,6 +86,7 @@ class TaskBody:
                 ("quality", request.quality),
                 ("style", request.style),
                 ("started", _seconds(task.started)),
+                ("cancellation_status", task.cancellation),
                 ("expires_at", _seconds(task.expires)),
             )
             if value is not None
@@ -151,8 +152,8 @@ def _failed(task: Task) -> dict[str, Any]:
     body: dict[str, Any] = {"data": [], "failed_at": _seconds(task.ended)}
     if task.failure is not None:
         body |= {"error": task.failure.message, "error_detail": asdict(task.failure)}
-    if task.cancelled:
-        body |= {"cancelled": True, "cancellation_status": "cancelled"}
+    if task.cancellation == "cancelled":
+        body["cancelled"] = True
     return body
 
 

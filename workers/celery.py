@@ -26,6 +26,7 @@ from common.settings import Settings, load_settings
 from common.storage import ImageStorage
 from common.store import TaskStore
 from common.task_body import TaskBody
+from workers.cancels import Cancels
 from workers.courier import Courier, Patience
 from workers.heartbeat import Heartbeat
 from workers.images import ImageLimits
@@ -68,7 +69,8 @@ def make_app(settings: Settings) -> Celery:
     app.conf[STORE_OPTION] = store
     app.amqp.Connection = _Connection
     worker, stopping = worker_name(), threading.Event()
-    heartbeat = Heartbeat(store, worker)
+    cancels = Cancels(connect(settings.shared_redis_url, connections=1))
+    heartbeat = Heartbeat(store, worker, cancels)
     watchdog = app.conf[WATCHDOG_OPTION] = Watchdog(
         connect(settings.shared_redis_url, connections=1),
         Liveness(settings.data_dir),
@@ -94,6 +96,7 @@ def make_app(settings: Settings) -> Celery:
             retry_unknown=settings.retries_unknown,
         ),
         stopping=stopping,
+        cancels=cancels,
     )
     runner = Runner(store, catalog, providers, courier, stopping=stopping)
     client = connect(settings.shared_redis_url, connections=16)
@@ -119,6 +122,7 @@ def make_app(settings: Settings) -> Celery:
     def _ready(**_: Any) -> None:
         heartbeat.start()
         notifier.start()
+        cancels.start()
 
     @signals.worker_shutting_down.connect(weak=False)
     def _stopping(**_: Any) -> None:
@@ -130,6 +134,7 @@ def make_app(settings: Settings) -> Celery:
     def _stopped(**_: Any) -> None:
         notifier.wait()
         heartbeat.stop()
+        cancels.stop()
 
     return app
 

@@ -22,6 +22,7 @@ from common.catalog import Model, Route
 from common.errors import (
     BadAnswer,
     DarkroomError,
+    JobFailed,
     LeaseLost,
     ModelNotServed,
     NotAuthorised,
@@ -36,11 +37,13 @@ from common.hub import off_the_hub
 from common.logging import get_logger
 from common.storage import ImageStorage
 from common.store import TaskStore, Verdict, Why
-from common.task import Call, CallState, Claim, Failure, ImageRequest, StoredImage
+from common.task import Billed, Call, CallState, Claim, Failure, ImageRequest, StoredImage
+from workers.cancels import Cancels
 from workers.images import ImageLimits, verify
 from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider
 
 __all__ = [
+    "CANCELLED",
     "MARGIN",
     "STOPS",
     "Courier",
@@ -63,9 +66,13 @@ MARGIN = 2.0  # seconds kept back from the deadline, to store what came and writ
 _FORMATS = ("png", "jpeg", "webp")
 _LONGEST_BACKOFF = 30.0
 _LOOKS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before each look for a call that was not answered
+_STOP_SECONDS = 5.0  # for a provider to answer that it stops a job
+_MOST_FAILED_STOPS = 3  # times that it does not answer this
 _MOST_SENT_UNKNOWN = 3  # times that a call is sent whose outcome is never learned, if at all
 _LOST = "The picture was made, but lost before it was kept."
 _FEWER = "The provider sent fewer pictures than asked."
+
+CANCELLED = Failure("cancelled", "The task was cancelled.")
 
 _VERDICTS: dict[type[ProviderError], Verdict] = {
     RateLimited: "rate_limited",
@@ -165,6 +172,7 @@ class Courier:
         limits: ImageLimits,
         patience: Patience,
         stopping: threading.Event,
+        cancels: Cancels,
     ) -> None:
         self._store = store
         self._storage = storage
@@ -172,6 +180,7 @@ class Courier:
         self._limits = limits
         self._patience = patience
         self._stopping = stopping
+        self._cancels = cancels
 
     def carry(
         self, work: Work, route: Route, call: Call, *, fresh: bool, trying: bool = False
@@ -197,6 +206,10 @@ class Courier:
             return self._receive(work, route, call, outcome)
         except ProviderError as error:
             return self._failed(work, route, call, error)
+
+    def to_cancel(self, work: Work) -> bool:
+        """Whether the task's owner wants it to be cancelled, as far as is known here."""
+        return self._cancels.asked(work.claim.task.id)
 
     def until_stored(self, work: Work, write: Callable[[], T]) -> T:
         """Repeat a write until the store takes it, or the task's time is over."""
@@ -355,8 +368,10 @@ class Courier:
             log.warning("a route was not judged", route=route.name, reason=str(trouble))
 
     def _await(self, work: Work, route: Route, call: Call, job: Job) -> Pictures | Deferred:
-        """Poll until the provider is done; trouble on the way is cured by the next poll."""
+        """Poll until the provider is done, or has stopped because the task is to be cancelled;
+        trouble on the way is cured by the next poll."""
         provider = self._providers[route.provider]
+        stop = _Stop(provider)
         trouble = 0
         while True:
             wait = provider.poll_every if not trouble else backoff(trouble)
@@ -364,8 +379,15 @@ class Courier:
                 return Deferred(STOPS, 0)
             if work.time_left <= MARGIN:
                 raise _TimedOut("The provider did not finish the job in time.", billed="yes")
+            cancelling = self.to_cancel(work)
+            if cancelling:
+                stop.ask(job)
             try:
                 outcome = provider.poll(job, timeout=max(MARGIN, work.time_left - MARGIN))
+            except JobFailed as error:
+                if cancelling:
+                    raise _Cancelled(billed=error.billed) from error
+                raise
             except ProviderError as error:
                 if not error.retryable:
                     raise
@@ -376,6 +398,11 @@ class Courier:
                 return replace(outcome, usage=call.usage | outcome.usage)
             job = outcome
             self._tell_progress(work, call, outcome.progress)
+            if cancelling and stop.is_refused:
+                log.info("not cancelled", task_id=work.claim.task.id, job_id=job.id)
+                self._cancels.forget(work.claim.task.id)
+                self.until_stored(work, lambda: self._store.decline(work.claim))
+                stop = _Stop(provider)
 
     # -- what came of it
 
@@ -501,6 +528,43 @@ class _TimedOut(ProviderError):
     """The deadline came while the provider was still at it."""
 
     code = "timeout"
+
+
+class _Cancelled(ProviderError):
+    """The job was stopped because the task is to be cancelled."""
+
+    code = "cancelled"
+
+    def __init__(self, *, billed: Billed) -> None:
+        super().__init__(CANCELLED.message, billed=billed)
+
+
+@dataclass
+class _Stop:
+    """Tells a provider to stop one job, between polls."""
+
+    provider: Provider
+    is_refused: bool = False  # it goes on, unless the next poll says that it is over
+    asked: bool = False
+    failed: int = 0
+
+    def ask(self, job: Job) -> None:
+        """Ask, if that has any sense. Raises _Cancelled when the job was stopped."""
+        if self.asked or self.is_refused:
+            return
+        if not self.provider.cancels:
+            self.is_refused = True
+            return
+        try:
+            stopped = self.provider.cancel(job, timeout=_STOP_SECONDS)
+        except ProviderError as error:
+            self.failed += 1
+            self.is_refused = self.failed >= _MOST_FAILED_STOPS
+            log.warning("could not ask to stop", job_id=job.id, error=type(error).__name__)
+            return
+        self.asked, self.is_refused = stopped == "asked", stopped is None
+        if stopped is not None and stopped != "asked":
+            raise _Cancelled(billed=stopped)
 
 
 class _Ended(ProviderError):

@@ -10,6 +10,7 @@ from common.errors import StoreUnavailable
 from common.logging import get_logger
 from common.store import TaskStore
 from common.task import Claim
+from workers.cancels import Cancels
 
 __all__ = ["Heartbeat"]
 
@@ -22,11 +23,13 @@ class Heartbeat:
     """Renews the leases of the claims that are held, three times per lease.
 
     A process that holds nothing still shows itself, so that readiness can tell a worker exists.
+    What each renewal says of tasks that are to be cancelled is passed on to `cancels`.
     """
 
-    def __init__(self, store: TaskStore, worker: str) -> None:
+    def __init__(self, store: TaskStore, worker: str, cancels: Cancels) -> None:
         self._store = store
         self._worker = worker
+        self._cancels = cancels
         self._held: dict[str, int] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -47,7 +50,8 @@ class Heartbeat:
         with self._lock:
             self._held[claim.task.id] = claim.task.generation
         try:
-            yield
+            with self._cancels.holding(claim):
+                yield
         finally:
             with self._lock:
                 # A later claim of the same task may have taken the place in this very process.
@@ -60,12 +64,13 @@ class Heartbeat:
             with self._lock:
                 held = dict(self._held)
             try:
-                lost = self._store.renew(self._worker, held)
+                lost, to_cancel = self._store.renew(self._worker, held)
             except StoreUnavailable as error:
                 log.warning("leases could not be renewed", held=len(held), reason=str(error))
                 wait = _RETRY_SECONDS
                 continue
             wait = self._store.lease / 3
+            self._cancels.tell(to_cancel)
             with self._lock:
                 for task_id in lost:
                     if self._held.get(task_id) == held[task_id]:

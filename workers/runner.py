@@ -30,6 +30,7 @@ from common.errors import (
 from common.store import Grant, Offer, Shut, TaskStore, Why
 from common.task import Billed, Call, CallState, Claim, Failure, Result
 from workers.courier import (
+    CANCELLED,
     MARGIN,
     STOPS,
     Courier,
@@ -79,6 +80,7 @@ class _Plan:
         default_factory=dict
     )  # by route, under this claim
     shut: dict[str, Shut] = field(default_factory=dict)  # by route, when it was last looked at
+    cancelling: bool = False  # nothing more may be bought
 
     @property
     def missing(self) -> list[int]:
@@ -166,6 +168,9 @@ class Runner:
         reply = self._courier.until_stored(
             work, lambda: self._store.begin(work.claim, offers, ended=ended, going=going)
         )
+        plan.cancelling = reply is None
+        if reply is None:
+            return []
         if not isinstance(reply, Grant):
             plan.shut = {r.name: shut for r, shut in zip(routes, reply, strict=True)}
             return []
@@ -176,13 +181,21 @@ class Runner:
 
     def _calls(self, route: Route, missing: list[int]) -> Iterable[Call]:
         """The calls that would bring the missing pictures: one for each unbroken row of them."""
-        per_call = self._providers[route.provider].pictures_per_call
+        provider = self._providers[route.provider]
         begun = time.time()
         row: list[int] = []
         for number in [*missing, None]:
-            if row and (number is None or number != row[-1] + 1 or len(row) == per_call):
+            if row and (
+                number is None or number != row[-1] + 1 or len(row) == provider.pictures_per_call
+            ):
                 yield Call(
-                    row[0], len(row), route.provider, route.model, CallState.SUBMITTING, begun
+                    row[0],
+                    len(row),
+                    route.provider,
+                    route.model,
+                    CallState.SUBMITTING,
+                    begun,
+                    stoppable=provider.cancels,
                 )
                 row = []
             if number is not None:
@@ -204,7 +217,12 @@ class Runner:
     def _end(self, plan: _Plan) -> Result:
         waits = [delivery.again for delivery in plan.deliveries if delivery.again is not None]
         failures: list[Failure] = []
-        if missing := plan.missing:
+        missing = plan.missing
+        if missing and (plan.cancelling or self._courier.to_cancel(plan.work)):
+            errors = [failure_of(error) for error in plan.turned_away.values()]
+            bill = _worst([*(call.failure for call in plan.work.claim.calls), *errors])
+            failures = [replace(CANCELLED, billed=bill)] * len(missing)
+        elif missing:
             wait = Deferred(STOPS, 0) if self._stopping.is_set() else _wait(plan)
             if wait is not None:
                 waits.append(wait)
@@ -272,7 +290,8 @@ def _result(plan: _Plan, missing: list[Failure]) -> Result:
     images = tuple(image for delivery in deliveries for image in delivery.images)
     failures = [failure for delivery in deliveries for failure in delivery.failures] + missing
     if not images:
-        raise GenerationFailed(replace(failures[0], billed=_worst(failures)))
+        cancelled = [failure for failure in failures if failure.code == CANCELLED.code]
+        raise GenerationFailed(replace((cancelled or failures)[0], billed=_worst(failures)))
     route = plan.routes[0]
     return Result(
         images=images,

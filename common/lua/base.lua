@@ -16,7 +16,8 @@ local function ours(name) return PREFIX .. name end
 local DUE = ours('due') -- tasks by the time at which a sweep has to look at them
 local SEEN = ours('seen') -- workers and sweeps by the time they were last seen
 local ROUTES = ours('routes') -- what is known of routes; also begins the names of their calls and waits
-local CHANNEL = ours('ended')
+local CHANNEL = ours('ended') -- of tasks that somebody may be waiting for
+local CANCELS = ours('cancels') -- of tasks that their workers are to stop
 
 local ops = {}
 

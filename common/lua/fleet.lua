@@ -1,14 +1,19 @@
 -- What workers and sweeps do for all tasks at once, and what is to be seen of them.
 
--- renew <worker> <lease ms> <id> <generation> …   -> the ids that are no longer the caller's
+-- renew <worker> <lease ms> <id> <generation> …
+--   -> the ids that are no longer the caller's, and those of tasks that are to be cancelled
 function ops.renew(worker, ttl, ...)
-  local held, lost = { ... }, {}
+  local held, lost, to_cancel = { ... }, {}, {}
   redis.call('ZADD', SEEN, now, worker)
   redis.call('ZREMRANGEBYSCORE', SEEN, '-inf', now - HOUR)
   for i = 1, #held, 2 do
-    if ops.step(held[i], held[i + 1], ttl) == 0 then lost[#lost + 1] = held[i] end
+    if ops.step(held[i], held[i + 1], ttl) == 0 then
+      lost[#lost + 1] = held[i]
+    elseif redis.call('HGET', record_key(held[i]), 'cancel') == 'requested' then
+      to_cancel[#to_cancel + 1] = held[i]
+    end
   end
-  return lost
+  return { lost, to_cancel }
 end
 
 -- sweep <who> <limit> <check ms> <retention ms>   -> looked at, announced, timed out, lag ms

@@ -7,6 +7,7 @@
 -- journal of paid calls. `route` is the capped route on which the task has calls in flight, `waits`
 -- the one whose turn it waits for.
 
+-- Enter into the timeline how a task ended.
 local function note_end(key, status)
   local result, failure = unpack(redis.call('HMGET', key, 'result', 'failure'))
   if status == 'completed' then
@@ -14,6 +15,7 @@ local function note_end(key, status)
     return note(key, status)
   end
   failure = cjson.decode(failure)
+  if failure.code == 'cancelled' then return note(key, 'cancelled', { billed = failure.billed }) end
   note(key, status, { error = failure.code, billed = failure.billed })
 end
 
@@ -162,10 +164,12 @@ end
 --   The journal has what stands and the calls that may be sent, and nothing else: not what was
 --   turned away, nor what an attempt announced whose answer was lost on its way.
 --   -> 0, and for each route why it is shut and for how many ms
+--   -> -1 when the task is to be cancelled: nothing more is bought
 --   -> nothing when the lease is lost
 function ops.begin(id, generation, ttl, standing, going, ...)
   local key = record_key(id)
   if not may_write(key, generation) then return false end
+  if redis.call('HGET', key, 'cancel') == 'requested' then return { -1 } end
   local args, at, reasons = { ... }, standing + 1, { 0 }
   local deadline, on, waits = unpack(redis.call('HMGET', key, 'deadline', 'route', 'waits'))
   local until_ = math.min(now + ttl, deadline + 15000)
@@ -303,6 +307,70 @@ function ops.defer(id, generation, wait, blocked, reason)
       redis.call('HDEL', key, 'route')
       let_go(route, places(id))
     end
+  end
+  return 1
+end
+
+-- What keeps a task from being cancelled at once: nothing; `open`, because its worker has jobs to stop or
+-- pictures in its hands; or why it cannot be cancelled: `sending`, `in_doubt`, `unstoppable`.
+local function obstacle(key)
+  local found
+  for first = 0, MOST_CALLS - 1 do
+    local call = redis.call('HGET', key, 'call:' .. first)
+    call = call and cjson.decode(call) or {}
+    local state = call.state
+    if state == 'in_doubt' or state == 'missed' then return 'in_doubt' end
+    if state == 'submitting' then return call.stoppable and 'sending' or 'unstoppable' end
+    if state == 'accepted' and not call.stoppable then return 'unstoppable' end
+    if state == 'accepted' or state == 'received' then found = 'open' end
+  end
+  return found
+end
+
+-- cancel <id> <owner> <retention ms>   -> what came of it, and the record
+--   cancelled: it is over. requested: whoever works on it, or else will, stops its jobs or says that they
+--   cannot be stopped. over: it has ended otherwise. Else what `obstacle` says.
+--   -> nothing when the owner has no such task
+function ops.cancel(id, owner, retention)
+  local key = record_key(id)
+  local status, its_owner, lease, cancel, cancelled =
+    unpack(redis.call('HMGET', key, 'status', 'owner', 'lease', 'cancel', 'cancelled'))
+  if not status or its_owner ~= owner then return false end
+  local outcome
+  if is_final(status) then
+    outcome = cancelled == '1' and 'cancelled' or 'over'
+  else
+    outcome = obstacle(key) or 'cancelled'
+  end
+  if outcome == 'cancelled' and not is_final(status) then
+    -- Nothing is in flight, and who holds a claim may not begin any more: this is the end.
+    local failure = cjson.encode({ code = 'cancelled', message = 'The task was cancelled.',
+                                   billed = billed(key), retryable = false })
+    finish(id, 'failed', { 'failure', failure, 'progress', 0, 'cancelled', 1 }, retention, '')
+  elseif outcome == 'open' then
+    outcome = 'requested'
+    if cancel ~= 'requested' then
+      redis.call('HSET', key, 'cancel', 'requested')
+      note(key, 'cancel_requested')
+    end
+    if not lease then
+      redis.call('HDEL', key, 'retry_at')
+      redis.call('ZADD', DUE, 'XX', now, id)
+    elseif tonumber(lease) >= now then
+      redis.call('PUBLISH', CANCELS, id)
+    end
+  end
+  return { outcome, redis.call('HGETALL', key) }
+end
+
+-- decline <id> <generation>   -> whether it was the generation's to say that the task cannot be cancelled
+function ops.decline(id, generation)
+  local key = record_key(id)
+  if not may_write(key, generation) then return 0 end
+  if redis.call('HGET', key, 'cancel') == 'requested' then
+    redis.call('HSET', key, 'cancel', 'declined')
+    note(key, 'cancel_declined')
+    redis.call('PUBLISH', CHANNEL, id)
   end
   return 1
 end

@@ -61,7 +61,7 @@ def call(state: CallState, first: int = 0, count: int = 1, **options: Any) -> Ca
 def let_lease_run_out(valkey: Valkey, holder: Claim) -> None:
     """Make time pass for one lease: it is renewed for a millisecond, and that is waited for."""
     with open_store(valkey.url, lease=0.001) as brief:
-        assert not brief.renew(WORKER, {holder.task.id: holder.task.generation})
+        assert not brief.renew(WORKER, {holder.task.id: holder.task.generation}).lost
     pass_milliseconds(valkey, 2)
 
 

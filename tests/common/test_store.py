@@ -53,7 +53,7 @@ WRITES: dict[str, Callable[[TaskStore, Claim], Any]] = {
     "fail": lambda store, held: store.fail(held.task.id, held.task.generation, FAILURE),
     "defer": lambda store, held: store.defer(held, 0),
     "renew": lambda store, held: (
-        held.task.id not in store.renew("worker", {held.task.id: held.task.generation})
+        held.task.id not in store.renew("worker", {held.task.id: held.task.generation}).lost
     ),
 }
 
@@ -362,7 +362,7 @@ def test_nothing_is_written_to_a_task_that_was_never_created(
     assert not store.complete(task_id, 1, RESULT)
     assert not store.fail(task_id, 1, FAILURE)
     assert not store.fail(task_id, None, FAILURE)
-    assert store.renew("worker", {task_id: 1}) == {task_id}
+    assert store.renew("worker", {task_id: 1}).lost == {task_id}
     assert not valkey.redis.exists(record_key(task_id))
 
 
@@ -435,10 +435,10 @@ def test_renewing_keeps_what_is_held_and_names_what_is_lost(
     claim(store, taken.task.id, "another")
     store.complete(over.task.id, over.task.generation, RESULT)
 
-    lost = store.renew("worker", {c.task.id: c.task.generation for c in (kept, taken, over)})
+    renewal = store.renew("worker", {c.task.id: c.task.generation for c in (kept, taken, over)})
     pass_milliseconds(valkey, 2)
 
-    assert lost == {taken.task.id, over.task.id}
+    assert renewal.lost == {taken.task.id, over.task.id}
     assert store.claim(kept.task.id, "another") is None
 
 
@@ -900,6 +900,8 @@ METHODS: dict[str, Callable[[TaskStore, Claim], Any]] = {
     "usage": lambda store, held: store.usage("key_a"),
     "judge": lambda store, held: store.judge("bfl/flux-pro-1.1", "failing", 1),
     "routes": lambda store, held: store.routes(),
+    "cancel": lambda store, held: store.cancel(held.task.id, "key_a"),
+    "decline": lambda store, held: store.decline(held),
     "adopt": lambda store, held: store.adopt(held.task.id, call(CallState.ACCEPTED, first=3)),
     **WRITES,
 }

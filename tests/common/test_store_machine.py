@@ -31,12 +31,13 @@ from tests.common.tasks import (
 from tests.valkey import Valkey, open_store
 
 MOST_LOSSES = 3
-OF_CLAIMS = ["journal", "renew", "defer", "end"]
+OF_CLAIMS = ["journal", "renew", "defer", "end", "decline"]
 ACTIONS = [
     *["claim"] * 5,
     *["lease_runs_out"] * 3,
     *["journal", "defer", "sweep"] * 2,
     *["renew", "end", "create_again", "deadline_passes", "a_message_is_lost"],
+    *["cancel", "decline"],
 ]
 
 
@@ -53,6 +54,8 @@ class Expected:
     announced: bool = True  # since it was last claimed or put down
     code: str | None = None  # of its failure
     journal: dict[int, CallState] = field(default_factory=dict)
+    stoppable: set[int] = field(default_factory=set)  # of the journal
+    to_be_cancelled: bool = False
     claims: list[Claim] = field(default_factory=list)
     final: Any = None  # the whole record, once it is final
 
@@ -67,6 +70,22 @@ class Expected:
             return "yes"
         doubtful = {CallState.SUBMITTING, CallState.IN_DOUBT} & set(states)
         return "unknown" if doubtful else "no"
+
+    @property
+    def obstacle(self) -> str | None:
+        """What keeps it from being cancelled at once."""
+        found = None
+        for first, state in sorted(self.journal.items()):
+            match state:
+                case CallState.IN_DOUBT | CallState.MISSED:
+                    return "in_doubt"
+                case CallState.SUBMITTING:
+                    return "sending" if first in self.stoppable else "unstoppable"
+                case CallState.ACCEPTED if first not in self.stoppable:
+                    return "unstoppable"
+                case CallState.ACCEPTED | CallState.RECEIVED:
+                    found = "requested"
+        return found
 
     def may_write(self, claim: Claim) -> bool:
         return not self.over and self.lease != "none" and claim is self.claims[-1]
@@ -144,18 +163,22 @@ class StoreMachine(RuleBasedStateMachine):
         _, task, claim = self.pick_claim(data)
         state, first = data.draw(st.sampled_from(CallState)), data.draw(st.integers(0, 1))
         failure = Failure("x", "y", billed="no") if state is CallState.FAILED else None
+        stoppable = data.draw(st.booleans())
         try:
-            self.store.journal(claim, call(state, first, failure=failure))
+            self.store.journal(claim, call(state, first, failure=failure, stoppable=stoppable))
         except LeaseLost:
             assert not task.may_write(claim)
         else:
             assert task.may_write(claim)
             task.journal[first] = state
+            (task.stoppable.add if stoppable else task.stoppable.discard)(first)
             task.lease, task.due = "live", False
 
     def renew(self, data: st.DataObject) -> None:
         task_id, task, claim = self.pick_claim(data)
-        lost = self.store.renew("worker", {task_id: claim.task.generation})
+        lost, to_cancel = self.store.renew("worker", {task_id: claim.task.generation})
+        may = task.may_write(claim)
+        assert to_cancel == ({task_id} if may and task.to_be_cancelled else frozenset())
         assert lost == (frozenset() if task.may_write(claim) else {task_id})
         if not lost:
             task.lease, task.due = "live", False
@@ -186,6 +209,29 @@ class StoreMachine(RuleBasedStateMachine):
             task.end(Status.COMPLETED)
         elif done:
             task.end(Status.FAILED, FAILURE.code)
+
+    def cancel(self, data: st.DataObject) -> None:
+        task_id, task = self.pick(data)
+        answer = self.store.cancel(task_id, "o")
+        assert answer is not None
+        outcome, told = answer
+        if task.over:
+            assert outcome == ("cancelled" if task.code == "cancelled" else "over")
+        elif task.obstacle is None:
+            assert outcome == told.cancellation == "cancelled"
+            task.end(Status.FAILED, "cancelled")
+        else:
+            assert outcome == task.obstacle
+        if not task.over and outcome == "requested":
+            task.to_be_cancelled = True
+            if task.lease == "none":
+                task.waits, task.due = False, True
+
+    def decline(self, data: st.DataObject) -> None:
+        _, task, claim = self.pick_claim(data)
+        assert self.store.decline(claim) is task.may_write(claim)
+        if task.may_write(claim):
+            task.to_be_cancelled = False
 
     def lease_runs_out(self, data: st.DataObject) -> None:
         _, task = self.pick(data)
@@ -232,7 +278,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert task is not None
             assert task.status is expected.status
             assert task.generation == len(expected.claims)
-            if expected.code in ("timeout", "attempts_exhausted"):
+            if expected.code in ("timeout", "attempts_exhausted", "cancelled"):
                 self.ended_by_the_store(task, expected)
 
     def ended_by_the_store(self, task: Task, expected: Expected) -> None:

@@ -33,7 +33,7 @@ from tests.contracts.cases import CASES
 from tests.contracts.conftest import KEY, Buyer, Connect, Sandbox
 from tests.contracts.scripted import Reply, Scripted
 from workers.providers import PROVIDERS
-from workers.providers.base import Job
+from workers.providers.base import Job, Provider
 
 Serve = Callable[..., Scripted]
 
@@ -51,6 +51,11 @@ def test_every_provider_is_registered_under_its_own_name() -> None:
     assert {name: provider.name for name, provider in PROVIDERS.items()} == {
         name: name for name in PROVIDERS
     }
+
+
+def test_whoever_can_be_told_to_stop_a_job_says_so() -> None:
+    for provider in PROVIDERS.values():
+        assert provider.cancels is (provider.cancel is not Provider.cancel)
 
 
 def test_brings_the_picture_asked_for(buyer: Buyer, prompt: str) -> None:

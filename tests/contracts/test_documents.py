@@ -7,6 +7,7 @@ import email.message
 import json
 import re
 from collections.abc import Callable
+from types import NoneType
 from typing import Any
 
 import jsonschema
@@ -87,10 +88,10 @@ EXPECTED: dict[str, dict[str, type]] = {
         "refused": ContentRefused,
         "no money": OutOfCredit,
         "runner gone": JobFailed,
-        "cancel OK": bool,
-        "cancel CANCELLATION_REQUESTED": bool,
-        "cancel ALREADY_COMPLETED": bool,
-        "cancel NOT_FOUND": bool,
+        "cancel OK": str,
+        "cancel CANCELLATION_REQUESTED": str,
+        "cancel ALREADY_COMPLETED": NoneType,
+        "cancel NOT_FOUND": NoneType,
     },
     "together": {"ok": Pictures, "ok url": Job, "bad key": NotAuthorised},
     "huggingface": {"loading": Unavailable},

@@ -545,12 +545,12 @@ def test_a_call_without_a_name_is_not_taken_for_one(connect: Connect, serve: Ser
 def test_a_job_can_be_cancelled_where_the_proxy_can(
     connect: Connect, sandbox: Sandbox, prompt: str
 ) -> None:
-    for path, can in (("/midjourney/mj-fast", True), ("/midjourney", False)):
+    for path, can in (("/midjourney/mj-fast", "unknown"), ("/midjourney", None)):
         buyer = connect("midjourney", sandbox.url + path)
         job = buyer.submit(f"{prompt} sim:never_ready")
         assert isinstance(job, Job)
 
-        assert buyer.provider.cancel(job, timeout=5) is can
+        assert buyer.provider.cancel(job, timeout=5) == can
 
         if can:
             with pytest.raises(JobFailed, match="cancelled"):

@@ -191,10 +191,29 @@ def test_a_job_can_be_cancelled(buyer: Buyer, prompt: str) -> None:
     job = buyer.submit(f"{prompt} sim:never_ready")
     assert isinstance(job, Job)
 
-    assert buyer.provider.cancel(job, timeout=5)
+    assert buyer.provider.cancel(job, timeout=5) == "unknown"
 
     with pytest.raises(JobFailed, match="cancelled"):
         buyer.finish(job)
+
+
+@pytest.mark.parametrize(
+    ("status", "stopped"),
+    [
+        ("canceled", "unknown"),
+        ("aborted", "no"),
+        ("starting", "asked"),
+        ("processing", "asked"),
+        ("succeeded", None),
+        ("failed", None),
+    ],
+)
+def test_what_stopping_costs_is_told_by_the_status(
+    connect: Connect, serve: Serve, status: str, stopped: str | None
+) -> None:
+    provider = connect("replicate", serve(Reply({"id": "job-1", "status": status})).url).provider
+
+    assert provider.cancel(Job("job-1"), timeout=5) == stopped
 
 
 def test_a_job_that_is_over_or_unknown_is_not_cancelled(buyer: Buyer, prompt: str) -> None:
@@ -202,8 +221,8 @@ def test_a_job_that_is_over_or_unknown_is_not_cancelled(buyer: Buyer, prompt: st
     assert isinstance(job, Job)
     assert isinstance(buyer.finish(job), Pictures)
 
-    assert not buyer.provider.cancel(job, timeout=5)
-    assert not buyer.provider.cancel(Job("unheard-of"), timeout=5)
+    assert buyer.provider.cancel(job, timeout=5) is None
+    assert buyer.provider.cancel(Job("unheard-of"), timeout=5) is None
 
 
 def test_a_cancellation_that_could_not_be_asked_for_says_so(connect: Connect, serve: Serve) -> None:

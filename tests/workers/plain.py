@@ -9,7 +9,16 @@ from typing import ClassVar
 from common.catalog import Catalog, Model, Route
 from common.task import ImageRequest
 from tests.workers.pictures import picture
-from workers.providers.base import InDoubt, Job, Order, Outcome, Picture, Pictures, Provider
+from workers.providers.base import (
+    InDoubt,
+    Job,
+    Order,
+    Outcome,
+    Picture,
+    Pictures,
+    Provider,
+    Stopped,
+)
 
 ROUTE = Route("plain", "plain-1", price_per_image_usd=0.02)
 SECOND = Route("second", "second-1")
@@ -59,7 +68,10 @@ class Plain(Provider):
         on_poll: Callable[[Job], Outcome] = lambda job: pictures(),
         on_lookup: Callable[[Order], Job | None] = lambda order: None,
         in_doubt: InDoubt = "none",
+        on_cancel: Callable[[Job], Stopped | None] | None = None,
     ) -> None:
+        self.cancels = on_cancel is not None  # type: ignore[misc]  # one class for all kinds
+        self._on_cancel = on_cancel
         self.in_doubt = in_doubt  # type: ignore[misc]  # one class for all kinds
         self._on_lookup = on_lookup
         self.on_progress: Callable[[Order], int | None] = lambda order: None
@@ -69,6 +81,7 @@ class Plain(Provider):
         self.submits: list[tuple[int, int]] = []  # first and count of each
         self.keys: list[str] = []  # the name of each
         self.polls: list[Job] = []
+        self.stops: list[Job] = []
 
     def submit(self, order: Order, *, timeout: float) -> Outcome:
         assert order.route in (ROUTE, SECOND, CAPPED)
@@ -90,6 +103,13 @@ class Plain(Provider):
         with self._lock:
             self.polls.append(job)
         return self._on_poll(job)
+
+    def cancel(self, job: Job, *, timeout: float) -> Stopped | None:
+        assert self._on_cancel is not None
+        assert timeout > 0
+        with self._lock:
+            self.stops.append(job)
+        return self._on_cancel(job)
 
 
 class PlainInFours(Plain):

@@ -6,6 +6,7 @@ or keep the interpreter to themselves (`tests.seize`).
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.backend import STORE_OPTION
+from common.connection import connect
 from common.errors import GenerationFailed, LeaseLost, StoreUnavailable
 from common.hub import unpatched
 from common.queue import GENERATE
@@ -20,6 +22,7 @@ from common.store import TaskStore
 from common.task import Claim, Result
 from tests.common.tasks import FAILURE, RESULT
 from workers.__main__ import main as run
+from workers.cancels import Cancels
 from workers.celery import WATCHDOG_OPTION, app, worker_name
 from workers.courier import Deferred
 from workers.heartbeat import Heartbeat
@@ -79,7 +82,7 @@ def main(signs: Path) -> int:
         app,
         store=store,
         runner=runner,
-        heartbeat=Heartbeat(store, worker),
+        heartbeat=Heartbeat(store, worker, Cancels(connect(os.environ["REDIS_URL"]))),
         watchdog=app.conf[WATCHDOG_OPTION],
         worker=worker,
     )

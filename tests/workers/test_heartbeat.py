@@ -11,6 +11,7 @@ from common.store import TaskStore
 from tests.common.tasks import claim, claimed, create, record_key
 from tests.processes import until
 from tests.valkey import Valkey
+from workers.cancels import Cancels
 from workers.heartbeat import Heartbeat
 
 LEASE = 0.6  # seconds
@@ -22,8 +23,8 @@ def brief(make_store: Callable[..., TaskStore]) -> TaskStore:
 
 
 @pytest.fixture
-def heartbeat(brief: TaskStore) -> Iterator[Heartbeat]:
-    beating = Heartbeat(brief, "worker")
+def heartbeat(brief: TaskStore, valkey: Valkey) -> Iterator[Heartbeat]:
+    beating = Heartbeat(brief, "worker", Cancels(valkey.redis))
     beating.start()
     yield beating
     stop(beating)
@@ -128,9 +129,9 @@ def test_the_heartbeat_goes_on_after_redis_was_away(
 
 
 def test_a_heartbeat_that_was_stopped_lets_leases_run_out(
-    brief: TaskStore, store: TaskStore
+    brief: TaskStore, store: TaskStore, valkey: Valkey
 ) -> None:
-    heartbeat = Heartbeat(brief, "worker")
+    heartbeat = Heartbeat(brief, "worker", Cancels(valkey.redis))
     heartbeat.start()
     held = claim(brief, create(store))
 

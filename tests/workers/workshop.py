@@ -17,6 +17,7 @@ from common.task import Call, CallState, Claim, Failure, Result, Task
 from tests.common.tasks import claim, create, record_key
 from tests.valkey import Valkey
 from tests.workers.plain import CATALOG, REQUEST, Plain
+from workers.cancels import Cancels
 from workers.courier import Courier, Patience
 from workers.images import ImageLimits
 from workers.providers.base import Job
@@ -36,6 +37,7 @@ class Workshop:
         self.valkey = valkey
         self.stopping = threading.Event()
         self.patience = PATIENCE
+        self.cancels = Cancels(valkey.redis)
 
     def runner(self, provider: Plain, second: Plain | None = None) -> Runner:
         providers = {"plain": provider} | ({"second": second} if second else {})
@@ -46,6 +48,7 @@ class Workshop:
             limits=LIMITS,
             patience=self.patience,
             stopping=self.stopping,
+            cancels=self.cancels,
         )
         return Runner(self.store, CATALOG, providers, courier, stopping=self.stopping)
 

@@ -17,7 +17,7 @@ import pybase64
 
 from common.catalog import Route
 from common.errors import BadAnswer, ContentRefused, JobLost, ProviderError
-from common.task import ImageRequest
+from common.task import Billed, ImageRequest
 from workers.providers.http import Http
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Picture",
     "Pictures",
     "Provider",
+    "Stopped",
     "anonymous",
     "delivered",
     "from_base64",
@@ -79,6 +80,9 @@ Outcome = Pictures | Job
 
 InDoubt = Literal["none", "lookup", "key"]
 
+Stopped = Billed | Literal["asked"]
+"""What a job that was stopped costs; or that its provider was asked, and later polls will tell."""
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -103,6 +107,7 @@ class Provider(ABC):
     pictures_per_call: ClassVar[int] = 1  # how many pictures one call can ask for
     poll_every: ClassVar[float] = 1.0  # seconds between two polls of a job
     longest_submit: ClassVar[float] = 300.0  # seconds after which a submit is given up as unknown
+    cancels: ClassVar[bool] = False  # whether a job can be stopped, at least as long as it waits
     progress_every: ClassVar[float | None] = None
     """Seconds between two looks at how far a submit in flight has come (see `progress`). None: the
     provider does not tell."""
@@ -150,13 +155,13 @@ class Provider(ABC):
         """
         raise NotImplementedError(f"{self.name} does not tell how far a submit has come")
 
-    def cancel(self, job: Job, *, timeout: float) -> bool:
-        """Ask the provider to stop a job. True when it says that the work has been stopped.
+    def cancel(self, job: Job, *, timeout: float) -> Stopped | None:
+        """Stop a job. None when it goes on all the same, or is over.
 
-        Not every provider can; what was bought may be charged all the same. Raises a
-        `ProviderError` when the provider could not be asked.
+        Asked of providers that say `cancels`. May be repeated at will; raises a `ProviderError`
+        when the provider could not be asked.
         """
-        return False
+        raise NotImplementedError(f"{self.name} cannot be told to stop a job")
 
     def _fetch(
         self,

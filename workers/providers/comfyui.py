@@ -24,7 +24,7 @@ from common.errors import (
     Refused,
     Unavailable,
 )
-from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider
+from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider, Stopped
 from workers.providers.http import Http
 from workers.providers.transport import Answer
 
@@ -52,6 +52,7 @@ class ComfyUI(Provider):
     auth = ("Authorization", "Bearer ")  # it asks for no key, and no setting holds one
     pictures_per_call = 4
     in_doubt = "lookup"
+    cancels = True
 
     def __init__(self, api: Http, file: str = "") -> None:
         """`file`: path of the workflow to run, else that which ships with the adapter.
@@ -106,7 +107,7 @@ class ComfyUI(Provider):
             return job
         return None
 
-    def cancel(self, job: Job, *, timeout: float) -> bool:
+    def cancel(self, job: Job, *, timeout: float) -> Stopped | None:
         deadline = time.monotonic() + timeout
         running, pending = self._queue(deadline)
         if job.id in pending:
@@ -115,10 +116,10 @@ class ComfyUI(Provider):
             # Servers from before 2025-10 do not look at the id and end what runs, which is ours.
             answer = self._api.post("/interrupt", {"prompt_id": job.id}, deadline=deadline)
         else:
-            return False
+            return None
         if not answer.ok:
             raise self._api.error(answer)
-        return True
+        return "no"
 
     def _history(self, job: Job, deadline: float) -> dict[str, Any] | None:
         """What the server says of a job that is over; None of any other."""

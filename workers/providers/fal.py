@@ -27,6 +27,7 @@ from workers.providers.base import (
     Picture,
     Pictures,
     Provider,
+    Stopped,
     delivered,
     from_base64,
 )
@@ -67,6 +68,7 @@ class Fal(Provider):
     auth = ("Authorization", "Key ")
     pictures_per_call = 4
     poll_every = 0.5
+    cancels = True
 
     def submit(self, order: Order, *, timeout: float) -> Outcome:
         answer = self._api.post(
@@ -96,16 +98,17 @@ class Fal(Provider):
                 return self._result(job, told, deadline)
         return job  # `IN_QUEUE`, `IN_PROGRESS`, and any state nobody has told us of
 
-    def cancel(self, job: Job, *, timeout: float) -> bool:
+    def cancel(self, job: Job, *, timeout: float) -> Stopped | None:
         url = self._url(job, "cancel_url", "/cancel")
         deadline = time.monotonic() + timeout
         answer = self._api.put(url, hosts=_API_HOSTS, deadline=deadline)
         match answer.json().get("status"):
-            case "OK":
-                return True
-            # A wish is no promise: work that has begun may still be finished, and charged.
-            case "CANCELLATION_REQUESTED" | "ALREADY_COMPLETED" | "NOT_FOUND":
-                return False
+            case "OK":  # taken out of the queue: nothing ran
+                return "no"
+            case "CANCELLATION_REQUESTED":  # it may still be finished, and charged
+                return "asked"
+            case "ALREADY_COMPLETED" | "NOT_FOUND":
+                return None
         raise self._error(answer) if not answer.ok else BadAnswer("fal answered without sense.")
 
     def _url(self, job: Job, name: str, end: str) -> str:

@@ -22,7 +22,16 @@ from common.errors import (
     Unavailable,
 )
 from common.task import ImageRequest
-from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider, delivered
+from workers.providers.base import (
+    Job,
+    Order,
+    Outcome,
+    Picture,
+    Pictures,
+    Provider,
+    Stopped,
+    delivered,
+)
 from workers.providers.transport import Answer
 
 __all__ = ["Midjourney"]
@@ -57,6 +66,7 @@ class Midjourney(Provider):
     auth = ("mj-api-secret", "")
     pictures_per_call = 4
     poll_every = 3.0
+    cancels = True
     in_doubt = "lookup"
 
     def submit(self, order: Order, *, timeout: float) -> Outcome:
@@ -96,13 +106,13 @@ class Midjourney(Provider):
             raise JobLost("midjourney does not know the job any more.")
         return Job(job.id, job.state | {"not_found": times}, job.progress, job.usage)
 
-    def cancel(self, job: Job, *, timeout: float) -> bool:
+    def cancel(self, job: Job, *, timeout: float) -> Stopped | None:
         answer = self._api.post(f"{_task(job)}/cancel", {}, deadline=time.monotonic() + timeout)
         if answer.status in (404, 405):
-            return False  # novicezk's line cannot
+            return None  # novicezk's line cannot
         if not answer.ok:
             raise self._api.error(answer)
-        return True
+        return "unknown"
 
     def lookup(self, order: Order, *, timeout: float) -> Job | None:
         """Finds the order's key among the tasks that the proxy lists, finished ones too.

@@ -16,6 +16,7 @@ from workers.providers.base import (
     Outcome,
     Picture,
     Provider,
+    Stopped,
     delivered,
     nearest_ratio,
 )
@@ -49,6 +50,7 @@ class Replicate(Provider):
     auth = ("Authorization", "Bearer ")
     pictures_per_call = 4
     poll_every = 0.5
+    cancels = True
 
     def submit(self, order: Order, *, timeout: float) -> Outcome:
         answer = self._api.post(
@@ -87,14 +89,21 @@ class Replicate(Provider):
                 raise _nameless()
         return job  # `starting`, `processing`, and any state nobody has told us of
 
-    def cancel(self, job: Job, *, timeout: float) -> bool:
+    def cancel(self, job: Job, *, timeout: float) -> Stopped | None:
         deadline = time.monotonic() + timeout
         answer = self._api.post(f"{_prediction(job)}/cancel", {}, deadline=deadline)
         if answer.status == 404:
-            return False
+            return None
         if not answer.ok:
             raise self._api.error(answer)
-        return answer.json().get("status") in ("canceled", "aborted")
+        match answer.json().get("status"):
+            case "canceled":
+                return "unknown"
+            case "aborted":
+                return "no"
+            case "succeeded" | "failed":
+                return None
+        return "asked"
 
     def _picture(
         self, link: object, body: dict[str, Any], deadline: float
