@@ -106,6 +106,8 @@ def test_real_answers_are_as_described(spec: dict[str, Any], stack: Stack) -> No
         ("get", task, stack.get(f"/v1/tasks/{failed}")),
         ("get", task, stack.get(f"/v1/tasks/{lost}")),
         ("get", task, stack.get("/v1/tasks/nothing")),
+        ("delete", task, stack.http.delete(f"{stack.base}/v1/tasks/{stack.submit()}", timeout=10)),
+        ("delete", task, stack.http.delete(f"{stack.base}/v1/tasks/{done}", timeout=10)),
         ("post", redeliver, stack.call("POST", f"/v1/tasks/{done}/webhook/redeliver")),
         ("post", redeliver, stack.call("POST", f"/v1/tasks/{failed}/webhook/redeliver")),
         ("get", task, requests.get(f"{stack.base}/v1/tasks/{done}", timeout=10)),

@@ -58,6 +58,7 @@ def test_without_redis_nothing_is_accepted_and_nothing_is_made_up(
     requests_ = {
         "submit": lambda: fragile.post({"model": "flux-pro", "prompt": "x"}),
         "poll": lambda: fragile.get(f"/v1/tasks/{task_id}"),
+        "cancel": lambda: fragile.http.delete(f"{fragile.base}/v1/tasks/{task_id}", timeout=10),
         "unknown": lambda: fragile.get(f"/v1/tasks/{new_task_id()}?wait=5"),
         "stranger": lambda: requests.get(
             f"{fragile.base}/v1/tasks/x", headers={"Authorization": "Bearer sk-new"}, timeout=10
@@ -75,7 +76,7 @@ def test_without_redis_nothing_is_accepted_and_nothing_is_made_up(
         }
         answers = {name: future.result() for name, future in futures.items()}
 
-    for name in ("submit", "poll", "unknown", "stranger"):
+    for name in ("submit", "poll", "cancel", "unknown", "stranger"):
         answer = answers[name]
         assert answer.status_code == 503, (name, answer.text)
         assert answer.json()["error"]["code"] == "service_unavailable"
