@@ -20,10 +20,9 @@ local function without_middle(timeline)
   return table.concat(lines, '\n')
 end
 
--- Enter what just happened to a task, if there is one. `fields` may be nothing.
+-- Enter what just happened to a task. `fields` may be nothing.
 local function note(key, event, fields)
   local created, timeline = unpack(redis.call('HMGET', key, 'created', 'timeline'))
-  if not created then return end
   local line = string.format('%.0f %s', now - created, event)
   if fields and next(fields) then line = line .. ' ' .. cjson.encode(fields) end
   if timeline then line = without_middle(timeline) .. '\n' .. line end

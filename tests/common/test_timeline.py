@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from common.file_signer import FileSigner
+from common.outbox import Outbox
+from common.storage import ImageStorage
 from common.store import Offer, TaskStore
 from common.task import Call, CallState, Claim, Failure
+from common.task_body import TaskBody
+from common.webhook import Try
 from tests.common.tasks import (
     FAILURE,
     REQUEST,
@@ -20,6 +26,7 @@ from tests.common.tasks import (
     let_lease_run_out,
     record_key,
 )
+from tests.common.webhooks import webhook
 from tests.valkey import Valkey
 
 ROUTE = "bfl/flux-pro-1.1"
@@ -94,6 +101,28 @@ def test_a_late_answer_is_told(store: TaskStore) -> None:
         ("deferred", {"reason": "in_doubt", "wait_seconds": 60}),
         ("late_answer", {"call": 0, "state": "accepted"}),
     ]
+
+
+def test_the_end_of_a_webhook_is_told_to_whoever_asks_but_not_by_the_webhook_itself(
+    store: TaskStore, valkey: Valkey, tmp_path: Path
+) -> None:
+    """Every try says the same, also one that is asked for later."""
+    task_id = create(store, webhook=webhook())
+    held = claim(store, task_id)
+    store.fail(task_id, held.task.generation, FAILURE)
+    outbox = Outbox(valkey.redis, waits=(), lease=10)
+    (due,) = outbox.take(1)
+    assert outbox.told(due, Try(due.at, 200, ms=5))
+
+    task = store.read(task_id)
+    bodies = TaskBody(
+        FileSigner(valkey.redis, "secret"), ImageStorage.open(tmp_path.as_uri()), lambda: ""
+    )
+
+    assert task is not None
+    assert told(store, task_id)[-1] == ("notified", {"outcome": "delivered"})
+    assert bodies.any(task)["timeline"][-1]["event"] == "notified"
+    assert bodies.told(task) == bodies.told(due.task)
 
 
 def test_nothing_is_told_that_the_owner_may_not_see(store: TaskStore, valkey: Valkey) -> None:

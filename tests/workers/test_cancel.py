@@ -12,6 +12,7 @@ import pytest
 
 from common.connection import connect
 from common.errors import (
+    ContentRefused,
     GenerationFailed,
     JobFailed,
     LeaseLost,
@@ -151,10 +152,13 @@ def test_a_job_that_was_done_in_time_is_not_cancelled(shop: Workshop) -> None:
     assert (task.status, task.cancellation) == (Status.COMPLETED, "declined")
 
 
-def test_a_provider_that_takes_its_time_is_asked_once_and_polled(shop: Workshop) -> None:
+@pytest.mark.parametrize("billed", ["no", "unknown"])
+def test_a_provider_that_takes_its_time_is_asked_once_and_polled(
+    shop: Workshop, billed: Any
+) -> None:
     held = shop.claim()
     over = threading.Event()
-    ended = JobFailed("cancelled", billed="no")
+    ended = JobFailed("cancelled", billed=billed)
     provider = Plain(
         submit,
         lambda job: raising(ended)() if over.is_set() else job,
@@ -171,7 +175,7 @@ def test_a_provider_that_takes_its_time_is_asked_once_and_polled(shop: Workshop)
         assert (len(provider.stops), cancellation(shop, held)) == (1, "requested")
         over.set()
 
-    assert ends == [Failure("cancelled", "The task was cancelled.")]
+    assert ends == [Failure("cancelled", "The task was cancelled.", billed=billed)]
     assert not second.submits
 
 
@@ -300,6 +304,24 @@ def test_pictures_that_came_before_all_was_stopped_are_delivered(shop: Workshop)
     assert [image.name[-5:] for image in result.images] == ["1.png"]
     assert [failure.code for failure in result.missing] == ["cancelled"] * 2
     assert {job.id for job in provider.stops} == {"job-0", "job-2"}
+
+
+def test_a_task_of_which_a_part_had_failed_is_cancelled_with_what_that_cost(
+    shop: Workshop,
+) -> None:
+    held = shop.claim(n=2)
+    refused = ContentRefused("against the rules", billed="yes")
+    provider = Plain(
+        submit,
+        lambda job: raising(refused)() if job.id == "job-0" else job,
+        on_cancel=lambda job: "no",
+    )
+
+    with working(shop, held, provider) as ends:
+        until(lambda: shop.states(held.task.id) == ["failed", "accepted"])
+        ask(shop, held)
+
+    assert ends == [Failure("cancelled", "The task was cancelled.", billed="yes")]
 
 
 def test_a_worker_that_holds_what_was_cancelled_at_once_buys_nothing(shop: Workshop) -> None:
