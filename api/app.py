@@ -63,7 +63,7 @@ def create_app(settings: Settings) -> Flask:
 
     bodies = TaskBody(signer, storage, base_url)
     reserve = settings.disk_reserve_mb * 1_000_000
-    waiting = Waiting(connect(settings.redis_url, connections=1), store)
+    waiting = Waiting(connect(settings.redis_url, connections=4))
     probe = connect(settings.redis_url, connections=8, timeout=_PROBE_SECONDS)
 
     app = openapi.make_app(VERSION)

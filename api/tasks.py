@@ -13,6 +13,7 @@ from flask_openapi.types import ResponseDict
 from werkzeug.routing import BaseConverter
 
 from api.auth import caller
+from api.departures import connection_of
 from api.errors import ApiError
 from api.openapi import KEY_REQUIRED, errors, tag
 from api.outlook import Outlook
@@ -93,11 +94,13 @@ def make_blueprint(
         return response
 
     def answer(task_id: str, query: WaitQuery) -> Response:
-        task = own(task_id)
         seconds = wait_preference(request, most=_LONGEST_WAIT, query=query.wait)
-        waited = seconds > 0 and not task.status.final
-        if waited:
-            task = waiting.until_final(task_id, seconds) or _not_found()
+        if seconds:
+            task = waiting.until_final(
+                task_id, seconds, lambda: own(task_id), connection_of(request)
+            ) or _not_found()
+        else:
+            task = own(task_id)
         etag = _etag(task)
         if request.if_none_match.contains_weak(etag):
             response = Response(status=304)
@@ -107,7 +110,7 @@ def make_blueprint(
         response.headers["Cache-Control"] = "private, no-cache"
         if not task.status.final:
             response.headers["Retry-After"] = str(outlook.retry_after(task.request.model, task))
-        if waited and "Prefer" in request.headers:
+        if seconds and "Prefer" in request.headers:
             response.headers["Preference-Applied"] = f"wait={seconds}"
         return response
 

@@ -34,6 +34,7 @@ from common.webhook import Try, Webhook
 
 __all__ = [
     "ENDED_CHANNEL",
+    "MOVED_CHANNEL",
     "Created",
     "Grant",
     "Health",
@@ -57,6 +58,7 @@ Verdict = Literal["fine", "failing", "rate_limited", "no_credit", "bad_key", "no
 """What a call showed of its route."""
 
 ENDED_CHANNEL = f"{PREFIX}ended"  # the id of every task that reaches a final status
+MOVED_CHANNEL = f"{PREFIX}moved"  # the id of every task that is taken up, or whose progress is told
 
 _MOST_LOOKED_AT = 1000  # records, for one page of a list
 
@@ -295,6 +297,14 @@ class TaskStore:
         return Page(
             tuple(task_from(_pairs(record)) for record in records), last or None, bool(more)
         )
+
+    def read_many(self, task_ids: Iterable[str]) -> list[Task | None]:
+        """The tasks as they stand, in the order of the ids; None for one that is not there."""
+        with store_errors(), self._redis.pipeline(transaction=False) as pipeline:
+            for task_id in task_ids:
+                pipeline.hgetall(f"{PREFIX}task:{task_id}")
+            records: list[Any] = pipeline.execute()
+        return [_task(record) if record else None for record in records]
 
     def claim(self, task_id: str, worker: str) -> Claim | None:
         """Take the right to work on a task.
