@@ -15,8 +15,8 @@ from common.hub import unpatched
 
 __all__ = ["Departures", "connection_of"]
 
-# Linux tells of the other side's end of the connection beside what is still to be read, which may be
-# the next request of somebody who is there. Elsewhere POLLHUP has to do.
+# Linux says by itself that the other side has closed. What there is to read does not: it may be the
+# next request of somebody who is still there. Elsewhere POLLHUP has to do.
 _GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 

@@ -96,9 +96,10 @@ def make_blueprint(
     def answer(task_id: str, query: WaitQuery) -> Response:
         seconds = wait_preference(request, most=_LONGEST_WAIT, query=query.wait)
         if seconds:
-            task = waiting.until_final(
-                task_id, seconds, lambda: own(task_id), connection_of(request)
-            ) or _not_found()
+            task = (
+                waiting.until_final(task_id, seconds, lambda: own(task_id), connection_of(request))
+                or _not_found()
+            )
         else:
             task = own(task_id)
         etag = _etag(task)

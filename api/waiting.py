@@ -1,8 +1,8 @@
-"""Requests that are held until something becomes of their task, without asking Redis over and over.
+"""Requests that are held until something becomes of their task, without polling Redis.
 
-The store publishes the id of every task that ends, and of every one that has come further. A process
-subscribes to the former while it holds requests, to the latter while some of them want to hear of it.
-What was heard of is read for all of them together.
+The store publishes the id of each task that ends, and of each that has come further. A process
+subscribes to the former while it holds requests, to the latter while some of them want to hear of
+it. What was heard of is read for all of them together.
 """
 
 from __future__ import annotations
@@ -149,7 +149,9 @@ class Waiting:
         """Read tasks, all that requests are held for if None, and tell those who wait for them."""
         with self._looking:  # or news could be overtaken by older ones
             with self._lock:
-                wanted = [i for i in (self._held if task_ids is None else task_ids) if i in self._held]
+                wanted = [
+                    i for i in (self._held if task_ids is None else task_ids) if i in self._held
+                ]
             for first in range(0, len(wanted), _AT_ONCE):
                 some = wanted[first : first + _AT_ONCE]
                 allow_redis(REDIS_SECONDS)

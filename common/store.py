@@ -298,13 +298,13 @@ class TaskStore:
             tuple(task_from(_pairs(record)) for record in records), last or None, bool(more)
         )
 
-    def read_many(self, task_ids: Iterable[str]) -> list[Task | None]:
-        """The tasks as they stand, in the order of the ids; None for one that is not there."""
-        with store_errors(), self._redis.pipeline(transaction=False) as pipeline:
-            for task_id in task_ids:
-                pipeline.hgetall(f"{PREFIX}task:{task_id}")
-            records: list[Any] = pipeline.execute()
-        return [_task(record) if record else None for record in records]
+    def read_many(self, task_ids: Iterable[str]) -> tuple[Task | None, ...]:
+        """The tasks as they stand, but for their places in queues, in the order of the ids.
+
+        None for one that is not there (any more).
+        """
+        records = self._run("read", *task_ids)
+        return tuple(_task(_pairs(record)) if record else None for record in records)
 
     def claim(self, task_id: str, worker: str) -> Claim | None:
         """Take the right to work on a task.

@@ -305,6 +305,13 @@ function ops.look(id)
   return { record, place + 1, math.ceil((place + 1) * (pace(queue, FEW) or 0)) }
 end
 
+-- read <id> …   -> the record of each, empty where there is none
+function ops.read(...)
+  local records = {}
+  for i, id in ipairs({ ... }) do records[i] = redis.call('HGETALL', record_key(id)) end
+  return records
+end
+
 -- list <owner> <after> <limit> <status> <model> <most>   -> whether there is more, where to go on, records …
 --   An owner's tasks, the newest first, from behind the task `after`, '' for the first page; of one status
 --   or model, '' for any. So many are looked at, at most: a page may be empty though there is more.

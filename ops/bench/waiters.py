@@ -1,8 +1,8 @@
 """How soon requests that are held are answered once their task has ended, and what each costs.
 
-`python -m ops.bench.waiters` starts a Valkey and one front end of its own, has many requests wait, ends
-their tasks, and prints a table. Latency is from the end in the record, by the clock of Redis, to the last
-byte at the client; server and client share the machine. Linux only.
+`python -m ops.bench.waiters` starts a Valkey and one front end of its own, has many requests wait,
+ends their tasks, and prints a table. Latency is from the end in the record, by the clock of Redis,
+to the last byte at the client; server and client share the machine. Linux only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _KEY = "sk-bench-0123456789abcdef"
 _LONGEST = 60.0  # seconds that a request is held
 _REQUEST = ImageRequest("flux-pro", "a red apple")
-READS=int(os.environ.get('READS','1'))
+READS = int(os.environ.get("READS", "1"))
 _AT_A_TIME = 250  # requests that are sent without looking whether the ones before are held
 
 
@@ -191,11 +191,20 @@ def _end(store: TaskStore, task_id: str, number: int) -> bool:
     """Most complete and some fail."""
     if number % 20 == 0:
         return store.fail(task_id, 1, Failure("upstream_error", "It did not work."))
-    image = StoredImage(f"{task_id}/0.png", "png", 1024, 1024, 1_500_000, "0" * 64, "a redder apple")
+    image = StoredImage(
+        f"{task_id}/0.png", "png", 1024, 1024, 1_500_000, "0" * 64, "a redder apple"
+    )
     return store.complete(task_id, 1, Result((image,), "bfl", "flux-pro-1.1", {"cost_usd": 0.04}))
 
 
-def measure(system: System, name: str, end: Any, tasks: int, each: int, rate: float) -> str:
+def measure(
+    system: System,
+    name: str,
+    end: Callable[[str, Sequence[str], float], None],
+    tasks: int,
+    each: int,
+    rate: float,
+) -> str:
     ids = [system.task() for _ in range(tasks)]
     waiters = Waiters(system, [task_id for task_id in ids for _ in range(each)])
     empty = system.memory()
@@ -239,12 +248,9 @@ def main() -> None:
             "commands/s while held | kB per waiter |"
         )
         print("|---|---|---|---|---|---|---|---|---|")
-        for row in (
-            ("one by one", end_one_by_one, many, 1),
-            ("all at once", end_at_once, many, 1),
-            ("one task of all", end_at_once, 1, many),
-        ):
-            print(measure(system, *row, rate), flush=True)
+        print(measure(system, "one by one", end_one_by_one, many, 1, rate), flush=True)
+        print(measure(system, "all at once", end_at_once, many, 1, rate), flush=True)
+        print(measure(system, "one task of all", end_at_once, 1, many, rate), flush=True)
 
 
 if __name__ == "__main__":
