@@ -22,6 +22,7 @@ from api import (
 )
 from api.auth import make_authentication
 from api.cli import make_commands
+from api.events import EventStream
 from api.outlook import Outlook
 from api.recent import RecentOutcomes
 from api.room import Room
@@ -87,7 +88,8 @@ def create_app(settings: Settings) -> Flask:
         )
     )
     outbox = Outbox.of(client, settings)
-    app.register_api(tasks.make_blueprint(store, bodies, outlook, waiting, outbox))
+    events = EventStream(store, bodies, waiting)
+    app.register_api(tasks.make_blueprint(store, bodies, outlook, waiting, events, outbox))
     app.register_api(history.make_blueprint(store, bodies, outlook))
     app.register_api(usage.make_blueprint(store))
     app.register_api(files.make_blueprint(signer, storage))

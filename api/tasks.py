@@ -1,4 +1,4 @@
-"""What became of a task: three paths, one body."""
+"""What became of a task: three paths with one body, and one to follow it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import NoReturn
 
-from flask import Response, g, jsonify, request
+from flask import Response, g, jsonify, request, stream_with_context
 from flask.blueprints import BlueprintSetupState
 from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.types import ResponseDict
@@ -15,10 +15,11 @@ from werkzeug.routing import BaseConverter
 from api.auth import caller
 from api.departures import connection_of
 from api.errors import ApiError
+from api.events import EventStream, last_event, told_all
 from api.openapi import KEY_REQUIRED, errors, tag
 from api.outlook import Outlook
 from api.prefer import wait_preference
-from api.schemas import ImageTask, TaskPath, WaitQuery
+from api.schemas import EVENTS_EXAMPLE, EventsQuery, ImageTask, TaskPath, WaitQuery
 from api.waiting import Waiting
 from common.outbox import Asked, Outbox
 from common.store import TaskStore
@@ -34,6 +35,14 @@ _RESPONSES: ResponseDict = {
     304: {"description": "Not changed since If-None-Match."},
     **errors(401, 404, 503),
 }
+_STREAM = {"text/event-stream": {"schema": {"type": "string"}, "example": EVENTS_EXAMPLE}}
+_LAST_EVENT_ID = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "The id of the last event that arrived: the stream goes on behind it.",
+    "schema": {"type": "string"},
+    "example": "41",
+}
 
 
 _REFUSALS: Mapping[Asked, str] = {
@@ -44,7 +53,12 @@ _REFUSALS: Mapping[Asked, str] = {
 
 
 def make_blueprint(
-    store: TaskStore, bodies: TaskBody, outlook: Outlook, waiting: Waiting, outbox: Outbox
+    store: TaskStore,
+    bodies: TaskBody,
+    outlook: Outlook,
+    waiting: Waiting,
+    events: EventStream,
+    outbox: Outbox,
 ) -> APIBlueprint:
     bp = APIBlueprint("tasks", __name__, abp_tags=[tag("tasks")], abp_security=KEY_REQUIRED)
     bp.record_once(_add_converter)
@@ -75,6 +89,37 @@ def make_blueprint(
     )
     def get_image_status(path: TaskPath, query: WaitQuery) -> Response:
         return answer(path.task_id, query)
+
+    @bp.get(
+        "/v1/tasks/<task_id>/events",
+        summary="Follow a task",
+        description="Server-sent events until the task is final. Behind a lost connection the "
+        "stream goes on from `Last-Event-ID`, at any front end, with no event lost or repeated; "
+        "the answer is 204 when `done` was the last.",
+        operation_id="get_task_events",
+        openapi_extensions={"parameters": [_LAST_EVENT_ID]},
+        responses={
+            200: {"description": "`status`, `progress`, `image`, `done`.", "content": _STREAM},
+            204: {"description": "Everything has been told."},
+            **errors(401, 404, 503),
+        },
+    )
+    def get_task_events(path: TaskPath, query: EventsQuery) -> Response:
+        after = last_event(request.headers.get("Last-Event-ID", query.last_event_id))
+        if told_all(own(path.task_id), after):
+            return Response(status=204)
+        if waiting.full:
+            raise ApiError(
+                "service_unavailable",
+                "Too many requests are held already; the task can be polled.",
+                retry_after=5,
+                retryable=True,
+            )
+        told = events.of(path.task_id, after, connection_of(request))
+        response = Response(stream_with_context(told), mimetype="text/event-stream")
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Accel-Buffering"] = "no"  # nginx would keep it until it has a page
+        return response
 
     @bp.post(
         "/v1/tasks/<task_id>/webhook/redeliver",

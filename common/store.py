@@ -304,7 +304,7 @@ class TaskStore:
         None for one that is not there (any more).
         """
         records = self._run("read", *task_ids)
-        return tuple(_task(_pairs(record)) if record else None for record in records)
+        return tuple(task_from(_pairs(record)) if record else None for record in records)
 
     def claim(self, task_id: str, worker: str) -> Claim | None:
         """Take the right to work on a task.

@@ -126,7 +126,7 @@ function ops.claim(id, worker, ttl, retention, most_losses)
   redis.call('HDEL', key, 'retry_at', 'blocked')
   redis.call('HSET', key, 'status', 'processing', 'worker', worker, 'lease', until_, 'hinted', 0)
   redis.call('ZADD', DUE, until_, id)
-  if status == 'pending' then redis.call('PUBLISH', MOVED, id) end
+  if status == 'pending' then redis.call('PUBLISH', MOVES, id) end
   local record = redis.call('HGETALL', key)
   local route = redis.call('HGET', key, 'route')
   if route then -- calls that go on at the provider, whoever asks about them
@@ -254,7 +254,7 @@ function ops.step(id, generation, ttl, ...)
   redis.call('ZADD', DUE, until_, id)
   if route then hold(route, id, until_, places(id), true) end
   for _, field in ipairs({ ... }) do
-    if field == 'progress' then redis.call('PUBLISH', MOVED, id) end
+    if field == 'progress' then redis.call('PUBLISH', MOVES, id) end
   end
   return 1
 end
