@@ -30,10 +30,9 @@ REDIS_SECONDS = 1.6
 
 _MOST = 6000  # requests held at a time; the rest of gunicorn's 8,000 is for those that are not
 _AT_ONCE = 100  # records per round trip: the first are answered while the next are read
-_QUIET = 3.0  # seconds without a message after which a subscription is asked whether it lives
+_QUIET = 2.0  # seconds without a message after which a subscription is asked whether it lives
 _LINGER = 5.0  # seconds that a subscription outlasts its last listener
 _RECONNECT = 0.5  # seconds
-_REFUSED = 5.0  # seconds, where Redis does not let us subscribe
 
 log = get_logger(__name__)
 
@@ -81,8 +80,13 @@ class Waiting:
         self._moves = _Subscription(client, MOVED_CHANNEL, self._look_at)
 
     @property
+    def held(self) -> int:
+        """How many requests are held."""
+        return self._count
+
+    @property
     def full(self) -> bool:
-        """Whether no more requests are held for now."""
+        """Whether no more are held for now."""
         return self._count >= self._most
 
     def until_final(
@@ -139,6 +143,8 @@ class Waiting:
 
     def release(self) -> None:
         """Let everybody go with what is known: this process is about to stop."""
+        for subscription in (self._ends, self._moves):
+            subscription.stop()
         with self._lock:
             self._released = True
             everybody = [held for same in self._held.values() for held in same]
@@ -186,12 +192,13 @@ class _Subscription:
         self._listeners = 0
         self._left = 0.0  # when the last listener did
         self._running = False
+        self._stopped = False
 
     @contextlib.contextmanager
     def listened_to(self) -> Iterator[None]:
         with self._lock:
             self._listeners += 1
-            if not self._running:
+            if not (self._running or self._stopped):
                 self._running = True
                 threading.Thread(target=self._run, name=self._channel, daemon=True).start()
         try:
@@ -201,25 +208,25 @@ class _Subscription:
                 self._listeners -= 1
                 self._left = time.monotonic()
 
+    def stop(self) -> None:
+        """Hear no more, from a few seconds on at the latest."""
+        with self._lock:
+            self._stopped = True
+
     def _run(self) -> None:
         while self._wanted():
             try:
                 with self._redis.pubsub() as subscription:  # type: ignore[no-untyped-call]
                     subscription.subscribe(self._channel)
                     self._listen(subscription)
-            except redis.ResponseError as error:
-                # Not ours to hear, so we have to ask.
-                log.error("subscription refused", channel=self._channel, reason=repr(error))
-                with contextlib.suppress(StoreUnavailable):
-                    self._look_at(None)
-                time.sleep(_REFUSED)
             except (redis.RedisError, StoreUnavailable) as error:
                 log.warning("subscription lost", channel=self._channel, reason=repr(error))
                 time.sleep(_RECONNECT)
 
     def _wanted(self) -> bool:
         with self._lock:
-            self._running = self._listeners > 0 or time.monotonic() - self._left < _LINGER
+            wanted = self._listeners > 0 or time.monotonic() - self._left < _LINGER
+            self._running = wanted and not self._stopped
             return self._running
 
     def _listen(self, subscription: redis.client.PubSub) -> None:

@@ -19,12 +19,12 @@ from flask.testing import FlaskClient
 from api.app import create_app
 from api.events import EventStream
 from api.waiting import Waiting
-from common.connection import connect
 from common.settings import load_settings
+from common.store import TaskStore
 from common.task import Failure, new_task_id
 from tests.api.conftest import Stack, picture, running
+from tests.common.tasks import create
 from tests.processes import until
-from tests.valkey import close
 
 DONE = 999
 
@@ -161,7 +161,7 @@ def test_base64_comes_once(stack: Stack) -> None:
     assert "b64_json" not in linked and requests.get(linked["url"], timeout=10).content == data
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def another(stack: Stack) -> Iterator[FlaskClient]:
     """Another front end of the same system."""
     app = create_app(load_settings(redis_url=stack.valkey.url, data_dir=stack.data_dir))
@@ -325,22 +325,13 @@ def test_a_stream_of_a_task_that_is_no_more_ends(fragile: Stack) -> None:
 # -- a stream by itself
 
 
-@pytest.fixture
-def waiting(stack: Stack) -> Iterator[Waiting]:
-    client = connect(stack.valkey.url)
-    waiting = Waiting(client)
-    yield waiting
-    waiting.release()
-    close(client)
-
-
-def stream_of(stack: Stack, waiting: Waiting, **options: float) -> Iterator[bytes]:
+def stream_of(store: TaskStore, waiting: Waiting, **options: float) -> Iterator[bytes]:
     bodies: Any = None
-    return EventStream(stack.store, bodies, waiting, **options).of(stack.submit(), -1)
+    return EventStream(store, bodies, waiting, **options).of(create(store), -1)
 
 
-def test_a_silence_is_broken(stack: Stack, waiting: Waiting) -> None:
-    stream = stream_of(stack, waiting, heartbeat=0.05)
+def test_a_silence_is_broken(store: TaskStore, waiting: Waiting) -> None:
+    stream = stream_of(store, waiting, heartbeat=0.05)
 
     assert next(stream) == b"retry: 2000\n\n"
     assert next(stream).startswith(b"id: 0\n")
@@ -349,9 +340,9 @@ def test_a_silence_is_broken(stack: Stack, waiting: Waiting) -> None:
 
 
 def test_a_stream_ends_in_time_for_the_key_to_be_looked_at_again(
-    stack: Stack, waiting: Waiting
+    store: TaskStore, waiting: Waiting
 ) -> None:
-    told = list(stream_of(stack, waiting, heartbeat=0.05, longest=0.2))
+    told = list(stream_of(store, waiting, heartbeat=0.05, longest=0.2))
 
     assert told[1].startswith(b"id: 0\n")
     assert set(told[2:]) == {b":\n\n"}
