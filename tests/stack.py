@@ -155,6 +155,16 @@ class Stack:
         )
         return end
 
+    def accepted(self, task: dict[str, Any], jobs: int = 1) -> None:
+        """Wait until providers work on so many calls of a task, and its record says so."""
+
+        def known() -> bool:
+            record: Any = self.redis.hgetall(f"darkroom:task:{task['id']}")
+            calls = [value for name, value in record.items() if name.startswith("call:")]
+            return sum('"state":"accepted"' in call for call in calls) == jobs
+
+        until(known, f"{task['id']} accepted")
+
     # -- what the sandbox saw
 
     def purchases(self, prompt: str) -> list[dict[str, Any]]:

@@ -145,6 +145,23 @@ def test_cancelling_says_nothing_of_the_model(store: TaskStore) -> None:
     assert store.outcomes() == {}
 
 
+@pytest.mark.parametrize(("billed", "images"), [("no", 0), ("unknown", 1), ("yes", 1)])
+def test_what_was_cancelled_counts_as_used_if_it_may_have_been_bought(
+    store: TaskStore, billed: Any, images: int
+) -> None:
+    held = claimed(store)
+    begin(store, held)
+    store.journal(
+        held, call(CallState.FAILED, failure=Failure("upstream_error", "no", billed=billed))
+    )
+    cancel(store, create(store))
+    cancel(store, held.task.id)
+
+    usage = store.usage(OWNER)
+    assert usage.open_tasks == 0
+    assert sum(used.images for used in usage.today.models.values()) == images
+
+
 def test_an_end_by_cancelling_is_published(store: TaskStore, valkey: Valkey) -> None:
     task_id = create(store)
     client: Any = valkey.redis

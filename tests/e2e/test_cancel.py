@@ -34,11 +34,6 @@ def record(stack: Stack, task: dict[str, Any]) -> dict[str, str]:
     return dict(found)
 
 
-def accepted(stack: Stack, task: dict[str, Any], jobs: int = 1) -> None:
-    """Wait until the provider works on so many calls of the task."""
-    until(lambda: str(record(stack, task)).count('"state":"accepted"') == jobs, "accepted")
-
-
 def events(body: dict[str, Any]) -> list[str]:
     return [entry["event"] for entry in body["timeline"]]
 
@@ -62,7 +57,7 @@ def assert_cancelled(body: dict[str, Any], billed: str) -> None:
 def test_a_job_that_replicate_works_on_is_stopped(stack: Stack) -> None:
     prompt = "stopped at replicate sim:never_ready"
     task = stack.submit(prompt, "flux-schnell", n=2)
-    accepted(stack, task)
+    stack.accepted(task)
 
     answer = cancel(stack, task)
 
@@ -89,7 +84,7 @@ def test_a_job_in_the_queue_of_fal_is_stopped_and_costs_nothing(faulty: Stack) -
     faulty.fault(fault="no_credit", provider="replicate")
     faulty.fault(delay=100, provider="fal")  # a fifth of that in the queue
     task = faulty.submit("stopped at fal", "flux-schnell")
-    accepted(faulty, task)
+    faulty.accepted(task)
 
     answer = cancel(faulty, task)
 
@@ -103,7 +98,7 @@ def test_a_job_that_fal_runs_may_be_finished_all_the_same(faulty: Stack) -> None
     faulty.fault(fault="no_credit", provider="replicate")
     faulty.fault(delay=8, provider="fal")
     task = faulty.submit("running at fal", "flux-schnell")
-    accepted(faulty, task)
+    faulty.accepted(task)
     until(lambda: "IN_PROGRESS" in fal_says(faulty, "running at fal"))
 
     answer = cancel(faulty, task)
@@ -177,7 +172,7 @@ def test_whoever_takes_over_from_a_worker_that_was_killed_stops_its_job(fragile:
     fragile.wait_until_ready()
     prompt = "stopped by the next sim:never_ready"
     task = fragile.submit(prompt, "flux-schnell")
-    accepted(fragile, task)
+    fragile.accepted(task)
 
     fragile.kill("worker", signal.SIGSTOP)  # so that it does not come to ask the provider
     with ThreadPoolExecutor(1) as pool:
@@ -199,7 +194,7 @@ def test_whoever_takes_over_from_a_worker_that_was_killed_stops_its_job(fragile:
 def test_a_worker_hears_of_a_cancel_after_redis_was_away(fragile: Stack) -> None:
     fragile.wait_until_ready()
     task = fragile.submit("before and after sim:never_ready", "flux-schnell")
-    accepted(fragile, task)
+    fragile.accepted(task)
     fragile.kill("valkey")
     fragile.start("valkey")
     until(lambda: fragile.get(task["poll_url"]).status_code == 200, "polls again")

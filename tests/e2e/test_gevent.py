@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.contracts.scripted import Reply, Scripted
 from tests.processes import until
-from tests.stack import Stack, running
+from tests.stack import KEY, Stack, running
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +36,25 @@ def test_a_generation_completes(stack: Stack, model: str) -> None:
 def test_a_job_outlives_its_worker(stack: Stack) -> None:
     prompt = "greenlets die sim:never_ready@poll*3"
     task = stack.submit(prompt)
-    record = f"darkroom:task:{task['id']}"
-    until(lambda: "accepted" in str(stack.redis.hgetall(record)), "job id")
+    stack.accepted(task)
 
     stack.kill("worker")
     stack.start("worker")
 
     assert stack.finished(task)["status"] == "completed"
     assert len(stack.purchases(prompt)) == 1
+
+
+def test_a_job_is_stopped(stack: Stack) -> None:
+    task = stack.submit("greenlets stop sim:never_ready", "flux-schnell")
+    stack.accepted(task)
+
+    answer = requests.delete(
+        stack.url + task["poll_url"], headers={"Authorization": f"Bearer {KEY}"}, timeout=30
+    )
+
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["cancelled"]
 
 
 def test_webhooks_arrive(stack: Stack) -> None:

@@ -24,7 +24,7 @@ def test_a_job_outlives_its_worker(fragile: Stack) -> None:
     prompt = "outlives sim:never_ready@poll*3"
     task = fragile.submit(prompt)
     until(lambda: fragile.purchases(prompt), "bought")
-    until(lambda: "accepted" in str(fragile.redis.hgetall(f"darkroom:task:{task['id']}")), "job id")
+    fragile.accepted(task)
 
     fragile.kill("worker")
     fragile.start("worker.2")
@@ -129,7 +129,7 @@ def test_an_orderly_stop_hands_waiting_jobs_over(fragile: Stack) -> None:
     fragile.wait_until_ready()
     prompt = "handed over sim:never_ready@poll*3"
     task = fragile.submit(prompt)
-    until(lambda: "accepted" in str(fragile.redis.hgetall(f"darkroom:task:{task['id']}")), "job id")
+    fragile.accepted(task)
 
     fragile.start("worker.2")
     until(lambda: "ready" in (fragile.directory / "worker.2.log").read_text(), "ready", 40)
