@@ -23,6 +23,7 @@ from api import (
 from api.auth import make_authentication
 from api.cancel import Cancel
 from api.cli import make_commands
+from api.events import EventStream
 from api.outlook import Outlook
 from api.recent import RecentOutcomes
 from api.room import Room
@@ -64,7 +65,7 @@ def create_app(settings: Settings) -> Flask:
 
     bodies = TaskBody(signer, storage, base_url)
     reserve = settings.disk_reserve_mb * 1_000_000
-    waiting = Waiting(connect(settings.redis_url, connections=1), store)
+    waiting = Waiting(connect(settings.redis_url, connections=4))
     probe = connect(settings.redis_url, connections=8, timeout=_PROBE_SECONDS)
 
     app = openapi.make_app(VERSION)
@@ -88,8 +89,9 @@ def create_app(settings: Settings) -> Flask:
         )
     )
     outbox = Outbox.of(client, settings)
+    events = EventStream(store, bodies, waiting)
     cancel = Cancel(store, bodies, outlook, waiting)
-    app.register_api(tasks.make_blueprint(store, bodies, outlook, waiting, outbox, cancel))
+    app.register_api(tasks.make_blueprint(store, bodies, outlook, waiting, events, outbox, cancel))
     app.register_api(history.make_blueprint(store, bodies, outlook))
     app.register_api(usage.make_blueprint(store))
     app.register_api(files.make_blueprint(signer, storage))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from flask import Response, g, jsonify
+from flask import Response, g, jsonify, request
 
 from api.auth import caller
+from api.departures import connection_of
 from api.errors import ApiError, task_not_found
 from api.outlook import Outlook
 from api.waiting import Waiting
@@ -89,7 +90,11 @@ class Cancel:
         """The task once it is decided whether it is cancelled, or as far as it is known."""
         try:
             known = self._waiting.until(
-                task.id, _PATIENCE, lambda now: now.status.final or now.cancellation == "declined"
+                task.id,
+                _PATIENCE,
+                lambda now: now.status.final or now.cancellation == "declined",
+                lambda: self._store.read(task.id),
+                connection_of(request),
             )
         except StoreUnavailable:
             log.warning("cannot wait", task_id=task.id)

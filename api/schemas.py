@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "DEFAULT_MODEL",
+    "EVENTS_EXAMPLE",
     "ErrorEnvelope",
+    "EventsQuery",
     "FilePath",
     "FileQuery",
     "GenerationRequest",
@@ -35,6 +37,40 @@ DEFAULT_MODEL = "dall-e-3"
 
 _TASK_ID = "imgtask_0f4c2d5e8a9b4c7d9e1f2a3b4c5d6e7f"
 _IMAGE_URL = f"http://localhost:8000/files/{_TASK_ID}/0.png?expires=1706086400&signature=4Yv…"
+
+EVENTS_EXAMPLE = f"""retry: 2000
+
+id: 0
+event: status
+data: {{"task_id":"{_TASK_ID}","status":"pending"}}
+
+id: 1
+event: status
+data: {{"task_id":"{_TASK_ID}","status":"processing"}}
+
+id: 41
+event: progress
+data: {{"task_id":"{_TASK_ID}","progress":40}}
+
+:
+
+id: 101
+event: progress
+data: {{"task_id":"{_TASK_ID}","progress":100}}
+
+id: 102
+event: status
+data: {{"task_id":"{_TASK_ID}","status":"completed"}}
+
+id: 103
+event: image
+data: {{"task_id":"{_TASK_ID}","index":0,"url":"{_IMAGE_URL}",…}}
+
+id: 999
+event: done
+data: {{"created":1706000000,"id":"{_TASK_ID}","status":"completed","progress":100,"data":[…],…}}
+
+"""
 
 
 _Metadata = Annotated[
@@ -791,6 +827,12 @@ class WaitQuery(_Parameters):
         description="Hold the answer until the task is final, at most this many seconds, at most "
         "60. The header `Prefer: wait=N` does the same.",
         examples=["30"],
+    )
+
+
+class EventsQuery(_Parameters):
+    last_event_id: str | None = Field(
+        None, description="For clients that cannot send the header `Last-Event-ID`."
     )
 
 

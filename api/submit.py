@@ -13,6 +13,7 @@ import orjson
 from flask import Response, g, jsonify, request
 
 from api.auth import caller
+from api.departures import connection_of
 from api.errors import ApiError, Problem, ValidationFailed, failure_error
 from api.limits import refusal, require_model, tell_requests_left
 from api.outlook import Outlook
@@ -176,7 +177,9 @@ class Submit:
     def _ended(self, task_id: str, seconds: float) -> Task | None:
         """The task as it is after waiting; None when that cannot be told."""
         try:
-            return self._waiting.until_final(task_id, seconds)
+            return self._waiting.until_final(
+                task_id, seconds, lambda: self._store.read(task_id), connection_of(request)
+            )
         except StoreUnavailable:
             # It was kept: a pending task is the truth, an error would invite a second one.
             log.warning("cannot wait", task_id=task_id)

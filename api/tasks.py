@@ -1,11 +1,11 @@
-"""What became of a task: three paths, one body."""
+"""What became of a task: three paths with one body, and one to follow it."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 
-from flask import Response, g, jsonify, request
+from flask import Response, g, jsonify, request, stream_with_context
 from flask.blueprints import BlueprintSetupState
 from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.types import ResponseDict
@@ -13,11 +13,13 @@ from werkzeug.routing import BaseConverter
 
 from api.auth import caller
 from api.cancel import DESCRIPTION, Cancel
+from api.departures import connection_of
 from api.errors import ApiError, task_not_found
+from api.events import EventStream, last_event, told_all
 from api.openapi import KEY_REQUIRED, errors, tag
 from api.outlook import Outlook
 from api.prefer import wait_preference
-from api.schemas import ImageTask, TaskPath, WaitQuery
+from api.schemas import EVENTS_EXAMPLE, EventsQuery, ImageTask, TaskPath, WaitQuery
 from api.waiting import Waiting
 from common.outbox import Asked, Outbox
 from common.store import TaskStore
@@ -34,6 +36,15 @@ _RESPONSES: ResponseDict = {
     **errors(401, 404, 503),
 }
 _CANCEL_RESPONSES: ResponseDict = {200: ImageTask, 202: ImageTask, **errors(401, 404, 409, 503)}
+_STREAM = {"text/event-stream": {"schema": {"type": "string"}, "example": EVENTS_EXAMPLE}}
+_LAST_EVENT_ID = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "The id of the last event that arrived: the stream goes on behind it.",
+    "schema": {"type": "string"},
+    "example": "41",
+}
+
 
 _REFUSALS: Mapping[Asked, str] = {
     "nowhere": "The task has no webhook: it was submitted without webhook_url.",
@@ -47,6 +58,7 @@ def make_blueprint(
     bodies: TaskBody,
     outlook: Outlook,
     waiting: Waiting,
+    events: EventStream,
     outbox: Outbox,
     cancel: Cancel,
 ) -> APIBlueprint:
@@ -79,6 +91,37 @@ def make_blueprint(
     )
     def get_image_status(path: TaskPath, query: WaitQuery) -> Response:
         return answer(path.task_id, query)
+
+    @bp.get(
+        "/v1/tasks/<task_id>/events",
+        summary="Follow a task",
+        description="Server-sent events until the task is final. Behind a lost connection the "
+        "stream goes on from `Last-Event-ID`, at any front end, with no event lost or repeated; "
+        "the answer is 204 when `done` was the last.",
+        operation_id="get_task_events",
+        openapi_extensions={"parameters": [_LAST_EVENT_ID]},
+        responses={
+            200: {"description": "`status`, `progress`, `image`, `done`.", "content": _STREAM},
+            204: {"description": "Everything has been told."},
+            **errors(401, 404, 503),
+        },
+    )
+    def get_task_events(path: TaskPath, query: EventsQuery) -> Response:
+        after = last_event(request.headers.get("Last-Event-ID", query.last_event_id))
+        if told_all(own(path.task_id), after):
+            return Response(status=204)
+        if waiting.full:
+            raise ApiError(
+                "service_unavailable",
+                "Too many requests are held already; the task can be polled.",
+                retry_after=5,
+                retryable=True,
+            )
+        told = events.of(path.task_id, after, connection_of(request))
+        response = Response(stream_with_context(told), mimetype="text/event-stream")
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Accel-Buffering"] = "no"  # nginx would keep it until it has a page
+        return response
 
     @bp.delete(
         "/v1/images/generations/<task_id>",
@@ -118,11 +161,14 @@ def make_blueprint(
         return response
 
     def answer(task_id: str, query: WaitQuery) -> Response:
-        task = own(task_id)
         seconds = wait_preference(request, most=_LONGEST_WAIT, query=query.wait)
-        waited = seconds > 0 and not task.status.final
-        if waited:
-            task = waiting.until_final(task_id, seconds) or task_not_found()
+        if seconds:
+            task = (
+                waiting.until_final(task_id, seconds, lambda: own(task_id), connection_of(request))
+                or task_not_found()
+            )
+        else:
+            task = own(task_id)
         etag = _etag(task)
         if request.if_none_match.contains_weak(etag):
             response = Response(status=304)
@@ -132,7 +178,7 @@ def make_blueprint(
         response.headers["Cache-Control"] = "private, no-cache"
         if not task.status.final:
             response.headers["Retry-After"] = str(outlook.retry_after(task.request.model, task))
-        if waited and "Prefer" in request.headers:
+        if seconds and "Prefer" in request.headers:
             response.headers["Preference-Applied"] = f"wait={seconds}"
         return response
 

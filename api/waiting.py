@@ -1,117 +1,268 @@
-"""Waiting for tasks to end, without asking Redis over and over.
+"""Requests that are held until something becomes of their task, without polling Redis.
 
-The store publishes the id of every task that ends. One subscription per process, started by the
-first waiter, hears them all and wakes whoever waits.
+The store publishes the id of each task that ends, and of each that has come further. A process
+subscribes to the former while it holds requests, to the latter while some of them want to hear of
+it. What was heard of is read for all of them together.
 """
 
 from __future__ import annotations
 
 import contextlib
-import random
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import redis
 
+from api.departures import Departures
 from common.connection import allow_redis
+from common.errors import StoreUnavailable
 from common.logging import get_logger
-from common.store import ENDED_CHANNEL, TaskStore
+from common.store import ENDED_CHANNEL, MOVED_CHANNEL, TaskStore
 from common.task import Task
 
-__all__ = ["REDIS_SECONDS", "Waiting"]
+__all__ = ["REDIS_SECONDS", "Held", "Waiting"]
 
 # What a request may spend on Redis before it is answered with 503, and anew each time that it has
 # waited for its task.
 REDIS_SECONDS = 1.6
 
-# A connection can die without a sign, so that nothing is heard any more: each waiter looks by
-# itself this often, in seconds.
-_LOOK_AGAIN = 8.0
-
+_MOST = 6000  # requests held at a time; the rest of gunicorn's 8,000 is for those that are not
+_AT_ONCE = 100  # records per round trip: the first are answered while the next are read
+_QUIET = 2.0  # seconds without a message after which a subscription is asked whether it lives
+_LINGER = 5.0  # seconds that a subscription outlasts its last listener
 _RECONNECT = 0.5  # seconds
 
 log = get_logger(__name__)
 
 
+class Held:
+    """A request that is held for the news of one task."""
+
+    __slots__ = ("_enough", "_news", "over", "task")
+
+    def __init__(self, enough: Callable[[Task], bool]) -> None:
+        self._enough = enough
+        self.task: Task | None = None  # as the last news had it; None when it is gone
+        self.over = False  # its client has gone, or the process is about to stop
+        self._news = threading.Event()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for news, at most so long. Whether there are any, `over` among them."""
+        heard = self._news.wait(seconds)
+        self._news.clear()
+        return heard
+
+    def tell(self, task: Task | None) -> None:
+        if task is None or self._enough(task):
+            self.task = task
+            self._news.set()
+
+    def end(self) -> None:
+        self.over = True
+        self._news.set()
+
+
 class Waiting:
-    """Holds requests until their task is final. `client` needs one connection of its own."""
+    """Holds requests. `client` needs four connections of its own."""
 
-    def __init__(self, client: redis.Redis, store: TaskStore) -> None:
-        self._redis = client
-        self._store = store
+    def __init__(self, client: redis.Redis, *, most: int = _MOST) -> None:
+        self._store = TaskStore(client)
+        self._most = most
+        self._departures = Departures()
         self._lock = threading.Lock()
-        self._waiters: dict[str, set[threading.Event]] = {}
-        self._listening = False
+        self._looking = threading.Lock()
+        self._held: dict[str, set[Held]] = {}
+        self._count = 0
         self._released = False
+        self._ends = _Subscription(client, ENDED_CHANNEL, self._look_at)
+        self._moves = _Subscription(client, MOVED_CHANNEL, self._look_at)
 
-    def until_final(self, task_id: str, seconds: float) -> Task | None:
-        """The task once it is final, or as it is after `seconds`; None when it is gone.
+    @property
+    def held(self) -> int:
+        """How many requests are held."""
+        return self._count
 
-        Raises StoreUnavailable when it cannot be read.
+    @property
+    def full(self) -> bool:
+        """Whether no more are held for now."""
+        return self._count >= self._most
+
+    def until_final(
+        self,
+        task_id: str,
+        seconds: float,
+        read: Callable[[], Task | None],
+        connection: socket.socket | None = None,
+    ) -> Task | None:
+        """The task once it is final; as it is after `seconds`, or sooner when the request cannot be
+        held, its client goes or the process stops; None when the task is gone.
+
+        `read` reads it, in one round trip. Raises what that raises.
         """
-        return self.until(task_id, seconds, lambda task: task.status.final)
+        return self.until(task_id, seconds, _is_final, read, connection)
 
-    def until(self, task_id: str, seconds: float, enough: Callable[[Task], bool]) -> Task | None:
-        """The same for a task that is `enough`, if that is something the store publishes."""
+    def until(
+        self,
+        task_id: str,
+        seconds: float,
+        enough: Callable[[Task], bool],
+        read: Callable[[], Task | None],
+        connection: socket.socket | None = None,
+    ) -> Task | None:
+        """The same for a task that is `enough`, if the store publishes that as it does an end."""
         deadline = time.monotonic() + seconds
-        with self._waiter(task_id) as woken:
-            while True:
-                # Cleared before the read: an end after it sets the event again and is not missed.
-                woken.clear()
-                allow_redis(REDIS_SECONDS)  # however long the request has been held
-                task = self._store.read(task_id)
-                left = deadline - time.monotonic()
-                if task is None or enough(task) or left <= 0 or self._released:
-                    return task
-                woken.wait(min(left, _LOOK_AGAIN * random.uniform(0.8, 1.2)))  # noqa: S311
+        with self.hold(task_id, connection, enough) as held:
+            task = read()  # now that its end would be heard
+            if task is None or enough(task) or held.over:
+                return task
+            while not held.over and (left := deadline - time.monotonic()) > 0:
+                if held.wait(left) and not held.over:
+                    return held.task
+        allow_redis(REDIS_SECONDS)  # however long the request was held
+        return read()
+
+    @contextlib.contextmanager
+    def hold(
+        self,
+        task_id: str,
+        connection: socket.socket | None,
+        enough: Callable[[Task], bool],
+        *,
+        every_move: bool = False,
+    ) -> Iterator[Held]:
+        """Hear in the block when the task has ended, and with `every_move` whenever it has come
+        further, if the task is `enough` then.
+
+        News come as the record was after them; several may come as one. Whatever happened before
+        the block is not told. `connection` is the client's.
+        """
+        held = Held(enough)
+        with self._lock:
+            held.over = self._released or self.full
+            self._count += 1
+            self._held.setdefault(task_id, set()).add(held)
+        try:
+            with (
+                self._ends.listened_to(),
+                self._moves.listened_to() if every_move else contextlib.nullcontext(),
+                self._departures.watched(connection, held.end),
+            ):
+                yield held
+        finally:
+            with self._lock:
+                self._count -= 1
+                same = self._held[task_id]
+                same.discard(held)
+                if not same:
+                    del self._held[task_id]
 
     def release(self) -> None:
         """Let everybody go with what is known: this process is about to stop."""
-        self._released = True
-        self._wake_all()
+        for subscription in (self._ends, self._moves):
+            subscription.stop()
+        with self._lock:
+            self._released = True
+            everybody = [held for same in self._held.values() for held in same]
+        for held in everybody:
+            held.end()
+
+    def _look_at(self, task_ids: Iterable[str] | None) -> None:
+        """Read tasks, all that requests are held for if None, and tell those who wait for them."""
+        with self._looking:  # or news could be overtaken by older ones
+            with self._lock:
+                wanted = [
+                    i for i in (self._held if task_ids is None else task_ids) if i in self._held
+                ]
+            for first in range(0, len(wanted), _AT_ONCE):
+                some = wanted[first : first + _AT_ONCE]
+                allow_redis(REDIS_SECONDS)
+                for task_id, task in zip(some, self._store.read_many(some), strict=True):
+                    self._tell(task_id, task)
+
+    def _tell(self, task_id: str, task: Task | None) -> None:
+        with self._lock:
+            told = tuple(self._held.get(task_id, ()))
+        for held in told:
+            held.tell(task)
+
+
+class _Subscription:
+    """Hears one channel while somebody listens, and has `look_at` look at the tasks named there.
+
+    After it begins, and whenever it was broken, at all of them (None): what was published before
+    it was not heard.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        channel: str,
+        look_at: Callable[[Iterable[str] | None], None],
+    ) -> None:
+        self._redis = client
+        self._channel = channel
+        self._look_at = look_at
+        self._lock = threading.Lock()
+        self._listeners = 0
+        self._left = 0.0  # when the last listener did
+        self._running = False
+        self._stopped = False
 
     @contextlib.contextmanager
-    def _waiter(self, task_id: str) -> Iterator[threading.Event]:
-        woken = threading.Event()
+    def listened_to(self) -> Iterator[None]:
         with self._lock:
-            self._waiters.setdefault(task_id, set()).add(woken)
-            if not self._listening:
-                self._listening = True
-                threading.Thread(target=self._listen, name="task-ends", daemon=True).start()
+            self._listeners += 1
+            if not (self._running or self._stopped):
+                self._running = True
+                threading.Thread(target=self._run, name=self._channel, daemon=True).start()
         try:
-            yield woken
+            yield
         finally:
             with self._lock:
-                waiters = self._waiters[task_id]
-                waiters.discard(woken)
-                if not waiters:
-                    del self._waiters[task_id]
+                self._listeners -= 1
+                self._left = time.monotonic()
 
-    def _listen(self) -> None:
-        while True:
+    def stop(self) -> None:
+        """Hear no more, from a few seconds on at the latest."""
+        with self._lock:
+            self._stopped = True
+
+    def _run(self) -> None:
+        while self._wanted():
             try:
                 with self._redis.pubsub() as subscription:  # type: ignore[no-untyped-call]
-                    subscription.subscribe(ENDED_CHANNEL)
-                    while True:
-                        self._hear(subscription.get_message(timeout=5))
-            except redis.RedisError as error:
-                log.warning("subscription lost", reason=repr(error))
+                    subscription.subscribe(self._channel)
+                    self._listen(subscription)
+            except (redis.RedisError, StoreUnavailable) as error:
+                log.warning("subscription lost", channel=self._channel, reason=repr(error))
                 time.sleep(_RECONNECT)
 
-    def _hear(self, message: dict[str, str] | None) -> None:
-        if message is None:
-            return
-        if message["type"] == "message":
-            with self._lock:
-                waiters = tuple(self._waiters.get(message["data"], ()))
-            for woken in waiters:
-                woken.set()
-        elif message["type"] == "subscribe":
-            self._wake_all()  # whatever ended before we listened was not heard
-
-    def _wake_all(self) -> None:
+    def _wanted(self) -> bool:
         with self._lock:
-            everybody = [woken for waiters in self._waiters.values() for woken in waiters]
-        for woken in everybody:
-            woken.set()
+            wanted = self._listeners > 0 or time.monotonic() - self._left < _LINGER
+            self._running = wanted and not self._stopped
+            return self._running
+
+    def _listen(self, subscription: redis.client.PubSub) -> None:
+        asked = False
+        while self._wanted():
+            message = subscription.get_message(timeout=_QUIET)
+            if message is None and asked:
+                raise redis.ConnectionError("no answer")
+            # A connection can die without a sign, and then nothing would be heard any more.
+            if asked := message is None:
+                subscription.ping()
+            named: dict[str, None] = {}  # in their order
+            while message is not None:
+                if message["type"] == "subscribe":
+                    self._look_at(None)
+                elif message["type"] == "message":
+                    named[message["data"]] = None
+                message = subscription.get_message() if len(named) < _AT_ONCE else None
+            self._look_at(named)
+
+
+def _is_final(task: Task) -> bool:
+    return task.status.final

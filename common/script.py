@@ -31,7 +31,7 @@ _TO_THE_END = frozenset(
     | {"take_webhooks", "told", "webhook_secrets"}
     | {"cancel", "decline"}
 )
-_READS = frozenset({"look", "list", "usage", "health", "outcomes", "routes"})
+_READS = frozenset({"look", "read", "list", "usage", "health", "outcomes", "routes"})
 
 
 class Script:

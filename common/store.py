@@ -37,6 +37,7 @@ from common.webhook import Try, Webhook
 __all__ = [
     "CANCEL_CHANNEL",
     "ENDED_CHANNEL",
+    "MOVED_CHANNEL",
     "Cancelling",
     "Created",
     "Grant",
@@ -63,6 +64,8 @@ Verdict = Literal["fine", "failing", "rate_limited", "no_credit", "bad_key", "no
 
 ENDED_CHANNEL = f"{PREFIX}ended"
 """Has the id of every task that reaches a final status, or turns out not to be cancelled."""
+
+MOVED_CHANNEL = f"{PREFIX}moved"  # the id of every task that is taken up, or whose progress is told
 
 CANCEL_CHANNEL = f"{PREFIX}cancels"  # the id of every task that its worker is to cancel
 
@@ -319,6 +322,14 @@ class TaskStore:
         return Page(
             tuple(task_from(_pairs(record)) for record in records), last or None, bool(more)
         )
+
+    def read_many(self, task_ids: Iterable[str]) -> tuple[Task | None, ...]:
+        """The tasks as they stand, but for their places in queues, in the order of the ids.
+
+        None for one that is not there (any more).
+        """
+        records = self._run("read", *task_ids)
+        return tuple(task_from(_pairs(record)) if record else None for record in records)
 
     def claim(self, task_id: str, worker: str) -> Claim | None:
         """Take the right to work on a task.

@@ -106,13 +106,17 @@ class TaskBody:
         images = [self._image(task, image) for image in task.result.images]
         return {"created": task.created // 1000, "data": images}
 
+    def image(self, task: Task, index: int, *, linked: bool = False) -> dict[str, Any]:
+        """One entry of a completed task's `data`."""
+        assert task.result is not None, task.id
+        image = task.result.images[index]
+        size = {"width": image.width, "height": image.height}
+        return self._image(task, image, linked=linked) | size
+
     def _completed(self, task: Task, result: Result, *, linked: bool) -> dict[str, Any]:
-        images = [
-            self._image(task, image, linked=linked) | {"width": image.width, "height": image.height}
-            for image in result.images
-        ]
+        indices = range(len(result.images))
         body: dict[str, Any] = {
-            "data": images,
+            "data": [self.image(task, index, linked=linked) for index in indices],
             "completed_at": _seconds(task.ended),
             "provider": result.provider,
             "provider_model": result.provider_model,

@@ -142,6 +142,7 @@ function ops.claim(id, worker, ttl, retention, most_losses)
   redis.call('HSET', key, 'status', 'processing', 'worker', worker, 'lease', until_, 'hinted', 0)
   note(key, 'claimed', { worker = worker_id(worker) })
   redis.call('ZADD', DUE, until_, id)
+  if status == 'pending' then redis.call('PUBLISH', MOVES, id) end
   local record = redis.call('HGETALL', key)
   local route = redis.call('HGET', key, 'route')
   if route then -- calls that go on at the provider, whoever asks about them
@@ -274,6 +275,9 @@ function ops.step(id, generation, ttl, entries, ...)
   redis.call('ZADD', DUE, until_, id)
   if route then hold(route, id, until_, places(id), true) end
   for _, entry in ipairs(entries and cjson.decode(entries) or {}) do note(key, entry[1], entry[2]) end
+  for _, field in ipairs({ ... }) do
+    if field == 'progress' then redis.call('PUBLISH', MOVES, id) end
+  end
   return 1
 end
 
@@ -387,6 +391,13 @@ function ops.look(id)
   if mine then place = ahead(queue, owner, mine) end
   if not place then return { record, 0, 0 } end
   return { record, place + 1, math.ceil((place + 1) * (pace(queue, FEW) or 0)) }
+end
+
+-- read <id> …   -> the record of each, empty where there is none
+function ops.read(...)
+  local records = {}
+  for i, id in ipairs({ ... }) do records[i] = redis.call('HGETALL', record_key(id)) end
+  return records
 end
 
 -- list <owner> <after> <limit> <status> <model> <most>   -> whether there is more, where to go on, records …

@@ -10,6 +10,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +21,15 @@ import redis
 import requests
 from PIL import Image
 
+from api.waiting import Waiting
 from common.connection import connect
 from common.keys import KeyStore
 from common.settings import Settings
 from common.storage import ImageStorage
-from common.store import TaskStore
+from common.store import ENDED_CHANNEL, MOVED_CHANNEL, TaskStore
 from common.task import Claim, Failure, Result, StoredImage
 from tests.processes import free_port, until
-from tests.valkey import Valkey
+from tests.valkey import Valkey, close
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,9 +80,11 @@ class Stack:
         assert claim is not None
         return claim
 
-    def complete(self, task_id: str, *pictures: bytes, **details: Any) -> None:
+    def complete(
+        self, task_id: str, *pictures: bytes, claim: Claim | None = None, **details: Any
+    ) -> None:
         """Do what a worker does for a task that goes well."""
-        claim = self.claim(task_id)
+        claim = claim or self.claim(task_id)
         images = []
         for index, data in enumerate(pictures or (picture(),)):
             with Image.open(io.BytesIO(data)) as image:
@@ -97,6 +101,15 @@ class Stack:
     def fail(self, task_id: str, failure: Failure) -> None:
         claim = self.claim(task_id)
         assert self.store.fail(task_id, claim.task.generation, failure)
+
+    @property
+    def port(self) -> int:
+        return int(self.base.rpartition(":")[2])
+
+    def workers(self) -> list[int]:
+        """The process ids of the front end's own processes."""
+        master = self.process.pid
+        return [int(p) for p in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
 
     def commands(self) -> dict[str, int]:
         """How often Valkey has run each command that a client sent."""
@@ -184,3 +197,23 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack whose Valkey may be frozen and killed; it serves from the sandbox."""
     with running(tmp_path_factory.mktemp("fragile"), SANDBOX="on") as stack:
         yield stack
+
+
+@contextlib.contextmanager
+def open_waiting(url: str, **options: int) -> Iterator[Waiting]:
+    """What holds requests, without a front end around it."""
+    client = connect(url)
+    waiting = Waiting(client, **options)
+    try:
+        yield waiting
+    finally:
+        waiting.release()
+        names = (ENDED_CHANNEL, MOVED_CHANNEL)  # of the threads that listen
+        until(lambda: not any(thread.name in names for thread in threading.enumerate()))
+        close(client)
+
+
+@pytest.fixture
+def waiting(valkey: Valkey) -> Iterator[Waiting]:
+    with open_waiting(valkey.url) as waiting:
+        yield waiting
