@@ -81,14 +81,14 @@ class EventStream:
         began, told = time.monotonic(), 0
         try:
             yield b"retry: %d\n\n" % self._retry
-            with self._waiting.hold(task_id, connection, every_move=True) as held:
+            with self._waiting.hold(task_id, connection, _any_news, every_move=True) as held:
                 task = self._store.read(task_id)
                 while task is not None and not held.over:
-                    for number, name, data in self._story(task):
-                        if number > after:
-                            yield _event(number, name, data())
-                            after = number
-                            told += 1
+                    news = [event for event in self._story(task) if event[0] > after]
+                    if news:
+                        yield b"".join(_event(number, name, data()) for number, name, data in news)
+                        after = news[-1][0]
+                        told += len(news)
                     if task.status.final:
                         return
                     while not held.wait(self._heartbeat):
@@ -118,6 +118,10 @@ class EventStream:
 
     def _image(self, task: Task, index: int) -> dict[str, Any]:
         return {"task_id": task.id, "index": index} | self._bodies.image(task, index)
+
+
+def _any_news(_: Task) -> bool:
+    return True
 
 
 def _status(task: Task, status: Status) -> dict[str, Any]:

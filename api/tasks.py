@@ -92,26 +92,6 @@ def make_blueprint(
     def get_image_status(path: TaskPath, query: WaitQuery) -> Response:
         return answer(path.task_id, query)
 
-    @bp.delete(
-        "/v1/images/generations/<task_id>",
-        summary="Cancel a generation",
-        description=DESCRIPTION,
-        operation_id="cancel_generation",
-        responses=_CANCEL_RESPONSES,
-    )
-    def cancel_generation(path: TaskPath) -> Response:
-        return cancel(path.task_id)
-
-    @bp.delete(
-        "/v1/tasks/<task_id>",
-        summary="Cancel a task",
-        description=DESCRIPTION,
-        operation_id="cancel_task",
-        responses=_CANCEL_RESPONSES,
-    )
-    def cancel_task(path: TaskPath) -> Response:
-        return cancel(path.task_id)
-
     @bp.get(
         "/v1/tasks/<task_id>/events",
         summary="Follow a task",
@@ -142,6 +122,26 @@ def make_blueprint(
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Accel-Buffering"] = "no"  # nginx would keep it until it has a page
         return response
+
+    @bp.delete(
+        "/v1/images/generations/<task_id>",
+        summary="Cancel a generation",
+        description=DESCRIPTION,
+        operation_id="cancel_generation",
+        responses=_CANCEL_RESPONSES,
+    )
+    def cancel_generation(path: TaskPath) -> Response:
+        return cancel(path.task_id)
+
+    @bp.delete(
+        "/v1/tasks/<task_id>",
+        summary="Cancel a task",
+        description=DESCRIPTION,
+        operation_id="cancel_task",
+        responses=_CANCEL_RESPONSES,
+    )
+    def cancel_task(path: TaskPath) -> Response:
+        return cancel(path.task_id)
 
     @bp.post(
         "/v1/tasks/<task_id>/webhook/redeliver",

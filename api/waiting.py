@@ -37,18 +37,13 @@ _RECONNECT = 0.5  # seconds
 log = get_logger(__name__)
 
 
-def _is_final(task: Task) -> bool:
-    return task.status.final
-
-
 class Held:
     """A request that is held for the news of one task."""
 
-    __slots__ = ("_enough", "_every_move", "_news", "over", "task")
+    __slots__ = ("_enough", "_news", "over", "task")
 
-    def __init__(self, enough: Callable[[Task], bool], every_move: bool) -> None:
+    def __init__(self, enough: Callable[[Task], bool]) -> None:
         self._enough = enough
-        self._every_move = every_move
         self.task: Task | None = None  # as the last news had it; None when it is gone
         self.over = False  # its client has gone, or the process is about to stop
         self._news = threading.Event()
@@ -60,7 +55,7 @@ class Held:
         return heard
 
     def tell(self, task: Task | None) -> None:
-        if self._every_move or task is None or self._enough(task):
+        if task is None or self._enough(task):
             self.task = task
             self._news.set()
 
@@ -116,9 +111,9 @@ class Waiting:
         read: Callable[[], Task | None],
         connection: socket.socket | None = None,
     ) -> Task | None:
-        """The same for a task that is `enough`, if that is something the store publishes."""
+        """The same for a task that is `enough`, if the store publishes that as it does an end."""
         deadline = time.monotonic() + seconds
-        with self.hold(task_id, connection, enough=enough) as held:
+        with self.hold(task_id, connection, enough) as held:
             task = read()  # now that its end would be heard
             if task is None or enough(task) or held.over:
                 return task
@@ -132,18 +127,18 @@ class Waiting:
     def hold(
         self,
         task_id: str,
-        connection: socket.socket | None = None,
+        connection: socket.socket | None,
+        enough: Callable[[Task], bool],
         *,
-        enough: Callable[[Task], bool] = _is_final,
         every_move: bool = False,
     ) -> Iterator[Held]:
-        """Hear in the block when the task is `enough`, if the store publishes that, and with
-        `every_move` whenever it has come further.
+        """Hear in the block when the task has ended, and with `every_move` whenever it has come
+        further, if the task is `enough` then.
 
         News come as the record was after them; several may come as one. Whatever happened before
         the block is not told. `connection` is the client's.
         """
-        held = Held(enough, every_move)
+        held = Held(enough)
         with self._lock:
             held.over = self._released or self.full
             self._count += 1
@@ -267,3 +262,7 @@ class _Subscription:
                     named[message["data"]] = None
                 message = subscription.get_message() if len(named) < _AT_ONCE else None
             self._look_at(named)
+
+
+def _is_final(task: Task) -> bool:
+    return task.status.final

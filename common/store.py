@@ -66,6 +66,7 @@ ENDED_CHANNEL = f"{PREFIX}ended"
 """Has the id of every task that reaches a final status, or turns out not to be cancelled."""
 
 MOVED_CHANNEL = f"{PREFIX}moved"  # the id of every task that is taken up, or whose progress is told
+
 CANCEL_CHANNEL = f"{PREFIX}cancels"  # the id of every task that its worker is to cancel
 
 Cancelling = Literal["cancelled", "requested", "over", "sending", "in_doubt", "unstoppable"]

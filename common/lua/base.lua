@@ -17,8 +17,8 @@ local DUE = ours('due') -- tasks by the time at which a sweep has to look at the
 local SEEN = ours('seen') -- workers and sweeps by the time they were last seen
 local ROUTES = ours('routes') -- what is known of routes; also begins the names of their calls and waits
 local CHANNEL = ours('ended') -- of tasks that somebody may be waiting for
-local MOVES = ours('moved') -- what those who follow a task hear, beside its end
 local CANCELS = ours('cancels') -- of tasks that their workers are to stop
+local MOVES = ours('moved') -- of tasks that somebody may follow, beside their ends
 
 local ops = {}
 

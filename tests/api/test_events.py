@@ -92,9 +92,22 @@ def followers(stack: Stack) -> int:
     return int(stack.redis.pubsub_numsub("darkroom:moved")[0][1])
 
 
+@contextlib.contextmanager
+def listening(stack: Stack) -> Iterator[None]:
+    """The front end hears of every step meanwhile, and has looked at what came before."""
+    task_id = stack.submit()
+    with following(stack, task_id) as follower:
+        assert follower.next().id == 0
+        claim = stack.claim(task_id)
+        assert follower.next().id == 1
+        stack.store.journal(claim, progress=50)
+        assert follower.next().id == 51  # the second look: it heard of this one
+        yield
+
+
 def test_what_happens_is_told_as_it_happens(stack: Stack) -> None:
     task_id = stack.submit(n=2)
-    with following(stack, task_id) as follower:
+    with listening(stack), following(stack, task_id) as follower:
         assert follower.next() == Event(0, "status", {"task_id": task_id, "status": "pending"})
         claim = stack.claim(task_id)
         assert follower.next() == Event(1, "status", {"task_id": task_id, "status": "processing"})

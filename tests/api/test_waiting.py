@@ -62,7 +62,7 @@ def test_three_hundred_tasks_that_end_at_once_are_read_in_a_few_round_trips(
     tasks = [answer.result(20) for answer in answers]
 
     assert all(task is not None and task.status is Status.FAILED for task in tasks)
-    assert valkey.commands()["evalsha"] <= 300 + 30  # `finish`, and the looks
+    assert valkey.commands()["fcall"] <= 300 + 30  # `finish`, and the looks
 
 
 def test_those_who_wait_for_one_task_are_told_with_one_read(
@@ -76,7 +76,7 @@ def test_those_who_wait_for_one_task_are_told_with_one_read(
     tasks = {id(answer.result(20)) for answer in answers}
 
     assert len(tasks) == 1
-    assert valkey.commands()["evalsha"] == 2  # `finish`, and a look
+    assert valkey.commands()["fcall"] == 2  # `finish`, and a look
 
 
 def test_waiting_asks_nothing(
