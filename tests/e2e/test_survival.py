@@ -127,7 +127,8 @@ def test_without_valkey_every_answer_is_503_and_quick(fragile: Stack, how: int) 
 
 def test_an_orderly_stop_hands_waiting_jobs_over(fragile: Stack) -> None:
     fragile.wait_until_ready()
-    prompt = "handed over sim:never_ready@poll*3"
+    prompt = "handed over"
+    fragile.fault(fault="never_ready", call="poll")
     task = fragile.submit(prompt)
     fragile.accepted(task)
 
@@ -139,6 +140,7 @@ def test_an_orderly_stop_hands_waiting_jobs_over(fragile: Stack) -> None:
         "taken up by another worker",
         5,
     )
+    fragile.clear_faults()
     end = fragile.finished(task)
 
     assert end["status"] == "completed"
