@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,27 @@ class Stack:
         """How often Valkey has run each command that a client sent."""
         stats: Any = self.redis.info("commandstats")
         return {name.removeprefix("cmdstat_"): entry["calls"] for name, entry in stats.items()}
+
+
+def newest(stack: Stack) -> Callable[[], str | None]:
+    """Gives the id of the task that is submitted after this call, once it is there."""
+    (key,) = [key for key in stack.keys.list() if key.name == "bootstrap"]
+    index = f"darkroom:owner:{key.id}"
+    before = set(stack.redis.zrange(index, 0, -1))
+
+    def found() -> str | None:
+        new = set(stack.redis.zrange(index, 0, -1)) - before
+        return str(new.pop()) if new else None
+
+    return found
+
+
+def in_background(action: Callable[[str], Any], stack: Stack) -> threading.Thread:
+    """Do `action` to the next task, as a worker would."""
+    found = newest(stack)
+    thread = threading.Thread(target=lambda: action(until(found)))
+    thread.start()
+    return thread
 
 
 _SETTINGS = {name.upper() for name in Settings.model_fields}

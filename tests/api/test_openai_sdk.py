@@ -11,8 +11,7 @@ import pytest
 import requests
 
 from common.task import Failure
-from tests.api.conftest import Stack
-from tests.processes import until
+from tests.api.conftest import Stack, in_background
 
 
 @pytest.fixture(autouse=True)
@@ -29,21 +28,10 @@ def client(stack: Stack) -> Iterator[openai.OpenAI]:
 
 
 def finish(stack: Stack, failure: Failure | None = None) -> threading.Thread:
-    """End the next task that is announced, like a worker."""
-    before = stack.redis.llen("images.bfl")
-
-    def work() -> None:
-        until(lambda: stack.redis.llen("images.bfl") > before)
-        message = str(stack.redis.lindex("images.bfl", 0))
-        task_id = message[message.index("imgtask_") :][:40]
-        if failure is None:
-            stack.complete(task_id)
-        else:
-            stack.fail(task_id, failure)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
+    """End the next task that is submitted, like a worker."""
+    if failure is None:
+        return in_background(stack.complete, stack)
+    return in_background(lambda task_id: stack.fail(task_id, failure), stack)
 
 
 def test_a_pending_answer_is_understood(client: openai.OpenAI) -> None:
@@ -103,7 +91,7 @@ def test_errors_become_the_right_exceptions(stack: Stack, client: openai.OpenAI)
 
 def test_a_failure_that_may_have_cost_money_is_not_repeated(stack: Stack) -> None:
     """The SDK repeats 5xx twice by itself."""
-    before = stack.redis.llen("images.bfl")
+    before = stack.redis.zcard("darkroom:due")
     worker = finish(stack, Failure("outcome_unknown", "Who knows.", False, "unknown"))
     with (
         openai.OpenAI(
@@ -114,7 +102,7 @@ def test_a_failure_that_may_have_cost_money_is_not_repeated(stack: Stack) -> Non
         client.images.generate(model="flux-pro", prompt="x")
     worker.join()
 
-    assert stack.redis.llen("images.bfl") == before + 1
+    assert stack.redis.zcard("darkroom:due") == before  # the one task that there was is over
 
 
 @pytest.mark.parametrize("address", ["poll_url", "generations", "tasks"])

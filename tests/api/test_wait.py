@@ -6,41 +6,17 @@ import base64
 import contextlib
 import json
 import socket
-import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 
 from common.store import MOVED_CHANNEL
 from common.task import Failure
-from tests.api.conftest import Stack, picture
+from tests.api.conftest import Stack, in_background, picture
 from tests.processes import until
-
-
-def newest(stack: Stack) -> Callable[[], str | None]:
-    """Gives the id of the task that is submitted after this call, once it is there."""
-    (key,) = [key for key in stack.keys.list() if key.name == "bootstrap"]
-    index = f"darkroom:owner:{key.id}"
-    before = set(stack.redis.zrange(index, 0, -1))
-
-    def found() -> str | None:
-        new = set(stack.redis.zrange(index, 0, -1)) - before
-        return str(new.pop()) if new else None
-
-    return found
-
-
-def in_background(action: Callable[[str], Any], stack: Stack) -> threading.Thread:
-    """Do `action` to the next task, as a worker would."""
-    found = newest(stack)
-    thread = threading.Thread(target=lambda: action(until(found)))
-    thread.start()
-    return thread
 
 
 def test_a_submit_that_waits_is_answered_with_the_images(stack: Stack) -> None:
@@ -194,7 +170,7 @@ def test_hundreds_wait_at_once_without_asking_redis_and_hear_of_the_end(
     ids = [stack.submit() for _ in range(many)]
     with ThreadPoolExecutor(many) as pool:
         answers = []
-        start = stack.commands().get("hgetall", 0)
+        start = stack.commands()["fcall"]
         for number, task_id in enumerate(ids, 1):
             answers.append(
                 pool.submit(
@@ -205,7 +181,7 @@ def test_hundreds_wait_at_once_without_asking_redis_and_hear_of_the_end(
                 )
             )
             if number % 25 == 0:  # a busy machine is not to turn away a crowd
-                until(lambda reads=number: stack.commands()["hgetall"] >= start + reads)
+                until(lambda reads=number: stack.commands()["fcall"] >= start + reads)
         before = stack.commands()
         time.sleep(1)
         quiet = stack.commands()
@@ -219,7 +195,7 @@ def test_hundreds_wait_at_once_without_asking_redis_and_hear_of_the_end(
 
     assert [body["status"] for body in bodies] == ["failed"] * many
     assert late < 15  # who does not hear of it waits for the full minute
-    assert quiet["hgetall"] - before["hgetall"] < many / 4, (before, quiet)
+    assert quiet["fcall"] - before["fcall"] < many / 4, (before, quiet)
 
 
 def test_clients_that_go_away_free_their_places(stack: Stack) -> None:
