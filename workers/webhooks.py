@@ -21,8 +21,8 @@ from common.errors import StoreUnavailable
 from common.logging import get_logger
 from common.outbox import DueDelivery, Outbox, WebhookSecrets
 from common.task_body import TaskBody
+from common.transport import Forbidden, Transport, Trouble
 from common.webhook import Try, host_of, webhook_id
-from workers.providers.transport import Forbidden, Transport, Trouble
 
 __all__ = ["Notifier", "Post", "Receiver", "sign"]
 

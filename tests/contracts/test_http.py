@@ -303,7 +303,7 @@ from pydantic import SecretStr
 from common.errors import ProviderError
 from common.settings import ProviderAccess
 from workers.providers.http import Http
-from workers.providers.transport import tls_context
+from common.transport import tls_context
 
 access = ProviderAccess(sys.argv[1], SecretStr("k"))
 for _ in range(3):

@@ -11,8 +11,8 @@ import orjson
 from common.catalog import Route
 from common.errors import BadAnswer, JobFailed, ModelNotServed, ProviderError
 from common.task import ImageRequest
+from common.transport import Answer
 from workers.providers.base import Order, Outcome, Picture, Pictures, Provider, from_base64
-from workers.providers.transport import Answer
 
 __all__ = ["Automatic1111"]
 

@@ -10,8 +10,8 @@ from urllib.parse import quote
 from common.catalog import Route
 from common.errors import BadAnswer, ContentRefused, JobFailed, JobLost
 from common.task import ImageRequest
+from common.transport import Answer
 from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider, nearest_ratio
-from workers.providers.transport import Answer
 
 __all__ = ["BlackForestLabs"]
 

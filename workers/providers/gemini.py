@@ -18,6 +18,7 @@ from common.errors import (
     Unavailable,
 )
 from common.task import ImageRequest
+from common.transport import Answer
 from workers.providers.base import (
     Order,
     Outcome,
@@ -27,7 +28,6 @@ from workers.providers.base import (
     from_base64,
     nearest_ratio,
 )
-from workers.providers.transport import Answer
 
 __all__ = ["Gemini"]
 

@@ -38,7 +38,7 @@ from common.errors import (
 )
 from common.settings import ProviderAccess
 from common.task import Billed
-from workers.providers.transport import Answer, Forbidden, TooLarge, Transport, Trouble
+from common.transport import Answer, Forbidden, TooLarge, Transport, Trouble
 
 __all__ = ["Answer", "Http"]
 

@@ -17,6 +17,7 @@ from common.errors import (
     Unavailable,
 )
 from common.task import Billed
+from common.transport import Answer
 from workers.providers.base import (
     Job,
     Order,
@@ -27,7 +28,6 @@ from workers.providers.base import (
     delivered,
     from_base64,
 )
-from workers.providers.transport import Answer
 
 __all__ = ["Compatible", "OpenAI"]
 

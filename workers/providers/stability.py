@@ -8,6 +8,7 @@ from typing import Any
 from common.catalog import Route
 from common.errors import BadAnswer, ContentRefused, JobFailed, ProviderError
 from common.task import ImageRequest
+from common.transport import Answer
 from workers.providers.base import (
     Order,
     Outcome,
@@ -18,7 +19,6 @@ from workers.providers.base import (
     from_base64,
     nearest_ratio,
 )
-from workers.providers.transport import Answer
 
 __all__ = ["Stability"]
 
