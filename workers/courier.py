@@ -35,11 +35,12 @@ from common.errors import (
 )
 from common.hub import off_the_hub
 from common.logging import get_logger
+from common.pictures import ImageLimits
 from common.storage import ImageStorage
 from common.store import TaskStore, Verdict, Why
 from common.task import Billed, Call, CallState, Claim, Failure, ImageRequest, StoredImage
 from workers.cancels import Cancels
-from workers.images import ImageLimits, verify
+from workers.images import verify
 from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider
 
 __all__ = [
