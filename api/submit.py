@@ -20,6 +20,7 @@ from api.outlook import Outlook
 from api.prefer import wait_preference
 from api.room import Room
 from api.submission import Submission
+from api.uploads import Attached
 from api.waiting import Waiting
 from common.errors import LimitExceeded, NameReused, QueueFull, StoreUnavailable
 from common.logging import get_logger
@@ -80,8 +81,10 @@ class Submit:
         self._room = room
         self._base_url = base_url
 
-    def answer(self, submission: Submission) -> Response:
+    def answer(self, submission: Submission, attached: Attached | None = None) -> Response:
         """Keep a task for `submission`; the answer to the request that is being served.
+
+        `attached`: the pictures that it starts from, which are kept before the task is.
 
         That is the pending task, or its images where the caller wants to wait and they are there
         in time. A submit that is repeated under its Idempotency-Key gets the answer of the first:
@@ -101,6 +104,8 @@ class Submit:
             )
         self._room.require()
         task_id = g.task_id = new_task_id()
+        if attached is not None:
+            attached.keep(task_id)
         try:
             created = self._store.create(
                 task_id,

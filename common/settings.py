@@ -317,10 +317,14 @@ class Settings(BaseSettings):
         description="How long ops/run lets a worker finish its provider calls when it stops.",
     )
     max_image_bytes: int = Field(
-        50_000_000, ge=1000, description="Largest picture accepted from a provider, in bytes."
+        50_000_000,
+        ge=1000,
+        description="Largest picture accepted from a provider or a caller, in bytes.",
     )
     max_image_pixels: int = Field(
-        64_000_000, ge=4096, description="Largest picture accepted from a provider, in pixels."
+        64_000_000,
+        ge=4096,
+        description="Largest picture accepted from a provider or a caller, in pixels.",
     )
 
     # -- Webhooks

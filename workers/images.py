@@ -18,8 +18,9 @@ from PIL import Image
 from common.errors import BadAnswer
 from common.pictures import BadPicture, Format, ImageLimits, decode, format_of
 from common.task import ImageRequest
+from workers.providers.base import MaskForm
 
-__all__ = ["VerifiedImage", "verify"]
+__all__ = ["VerifiedImage", "mask_in", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,21 @@ def verify(
     if fmt == "png":
         data = _with_texts(data, {"prompt": request.prompt, "model": request.model})
     return VerifiedImage(data, fmt, *kept.size)
+
+
+def mask_in(form: MaskForm, data: bytes, limits: ImageLimits) -> bytes:
+    """A PNG that marks what `data`, a mask, does by being fully transparent, in the form wanted.
+
+    Nothing of the mask's colours is left, so that it is small whatever was painted there. Raises
+    BadPicture.
+    """
+    alpha = decode(io.BytesIO(data), limits).convert("RGBA").getchannel("A")
+    if form == "black":
+        mask = alpha.point([0] + [255] * 255)
+    else:
+        mask = Image.new("RGBA", alpha.size)
+        mask.putalpha(alpha)
+    return _encode(mask, "png")
 
 
 def _unusable(what: str) -> BadAnswer:
