@@ -14,13 +14,14 @@ from typing import IO, Any, BinaryIO, cast
 
 import orjson
 import pybase64
-from flask import Request
+from flask import Request, Response, after_this_request
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
 from api.errors import ApiError, Problem, ValidationFailed
 from api.json_body import is_json, object_in
+from common.hub import at_most
 
 __all__ = ["MOST_BYTES", "Form", "Link", "Upload", "read_form", "spool", "wrong"]
 
@@ -30,6 +31,7 @@ _MOST_JSON_BYTES = 70_000_000  # read as a whole; an image of 50 MB fits, in bas
 _MOST_TEXT_BYTES = 500_000  # of a field of a form
 _MOST_PARTS = 200
 _IN_MEMORY = 500_000
+_READ_ON_SECONDS = 30.0
 _PIECE = 65_536
 
 _NAMES = re.compile(r"(image|images)(\[[0-9]{0,2}\])?|image_url")
@@ -76,7 +78,9 @@ def read_form(
     """
     if request.mimetype == "multipart/form-data":
         request.max_content_length = MOST_BYTES
-        return _from_parts(request, files)
+        with _to_its_end(request):
+            texts, parts = _parsed(request, files)
+        return _from_parts(texts, parts, files)
     if not is_json(request.mimetype):
         raise ApiError(
             "unsupported_media_type",
@@ -84,7 +88,11 @@ def read_form(
             hint="Send Content-Type: multipart/form-data with files, or application/json.",
         )
     request.max_content_length = _MOST_JSON_BYTES
-    body = _spooled(request, files)
+    body = spool(files)
+    with _to_its_end(request):
+        while piece := request.stream.read(_PIECE):
+            body.write(piece)
+    body.seek(0)
     with gate:
         return _from_json(object_in(body.read()), files)
 
@@ -101,21 +109,13 @@ def spool(files: contextlib.ExitStack, data: bytes = b"") -> BinaryIO:
     return cast("BinaryIO", file)
 
 
-def _spooled(request: Request, files: contextlib.ExitStack) -> BinaryIO:
-    file = spool(files)
-    with _to_its_end():
-        while piece := request.stream.read(_PIECE):
-            file.write(piece)
-    file.seek(0)
-    return file
-
-
 @contextlib.contextmanager
-def _to_its_end() -> Iterator[None]:
+def _to_its_end(request: Request) -> Iterator[None]:
     """Say in our words why a body could not be read."""
     try:
         yield
     except RequestEntityTooLarge as error:
+        _read_on(request)
         raise ApiError(
             "payload_too_large",
             f"The request is too large: a form may have {MOST_BYTES // 1_000_000} MB and "
@@ -125,7 +125,25 @@ def _to_its_end() -> Iterator[None]:
         raise ApiError("bad_request", "The body could not be read to its end.") from error
 
 
-def _from_parts(request: Request, files: contextlib.ExitStack) -> Form:
+def _read_on(request: Request) -> None:
+    """Take in what still comes once the answer is sent. A connection that is closed while its
+    client sends takes the answer back."""
+
+    def read() -> None:
+        left = MOST_BYTES
+        with contextlib.suppress(Exception), at_most(_READ_ON_SECONDS):
+            while left > 0 and (piece := request.environ["wsgi.input"].read(_PIECE)):
+                left -= len(piece)
+
+    @after_this_request
+    def later(response: Response) -> Response:
+        response.call_on_close(read)
+        return response
+
+
+def _parsed(
+    request: Request, files: contextlib.ExitStack
+) -> tuple[MultiDict[str, str], MultiDict[str, FileStorage]]:
     def make(*_: Any, **__: Any) -> IO[bytes]:
         return spool(files)
 
@@ -136,10 +154,15 @@ def _from_parts(request: Request, files: contextlib.ExitStack) -> Form:
         max_form_parts=_MOST_PARTS,
         silent=False,
     )
-    with _to_its_end():
-        _, texts, parts = parser.parse(
-            request.stream, request.mimetype, request.content_length, request.mimetype_params
-        )
+    _, texts, parts = parser.parse(
+        request.stream, request.mimetype, request.content_length, request.mimetype_params
+    )
+    return texts, parts
+
+
+def _from_parts(
+    texts: MultiDict[str, str], parts: MultiDict[str, FileStorage], files: contextlib.ExitStack
+) -> Form:
     form = Form(files=files)
     problems = []
     for source in _sources_of(texts, parts, files):
@@ -160,6 +183,8 @@ def _sources_of(
     texts: MultiDict[str, str], parts: MultiDict[str, FileStorage], files: contextlib.ExitStack
 ) -> Iterator[Source | Problem]:
     for name, part in parts.items(multi=True):
+        if not part.filename and not part.stream.seek(0, 2):
+            continue  # the field of a page where no file was chosen
         if _is_source(name):
             yield Upload(_plain(name), cast("BinaryIO", part.stream))
         else:
@@ -235,6 +260,8 @@ def _from_json(body: dict[str, Any], files: contextlib.ExitStack) -> Form:
 
     for name in ("image", "image_url", "images"):
         match body.get(name):
+            case [*several] if len(several) > _MOST_PARTS:
+                problems.append(wrong(name, f"holds more than {_MOST_PARTS}"))
             case [*several]:
                 for at, one in enumerate(several):
                     add(form.images, f"{name}[{at}]", one)
