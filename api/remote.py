@@ -77,7 +77,7 @@ class Remote:
             )
             if answer.status not in _REDIRECTS:
                 return _content(answer)
-            url = urljoin(url, answer.headers.get("Location", ""))
+            url = _joined(url, answer.headers.get("Location", ""))
         raise CannotFetch(f"is more than {_MOST_REDIRECTS} redirects away")
 
 
@@ -96,6 +96,13 @@ def _prepared(url: str) -> requests.PreparedRequest:
     if "@" in target.netloc:
         raise CannotFetch("has an address with a user name in it")
     return request
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise CannotFetch("is redirected to what is no URL") from error
 
 
 def _content(answer: Answer) -> bytes:

@@ -479,6 +479,16 @@ def test_follows_no_chain_of_redirects_for_ever(serve: Serve) -> None:
     assert len(server.seen) == 4
 
 
+def test_a_redirect_to_what_is_no_url_is_a_bad_answer(serve: Serve) -> None:
+    server = serve(Reply(status=302, headers={"Location": "https://[::1"}))
+
+    with pytest.raises(BadAnswer, match="no URL") as caught:
+        client(server.url).download(f"{server.url}/x", hosts=("*",), deadline=soon())
+
+    assert caught.value.billed == "yes"
+    assert client(server.url).absolute("https://[::1") == "https://[::1"
+
+
 def test_is_not_redirected_to_a_neighbour(serve: Serve) -> None:
     canary = serve(Reply(PNG))
     server = serve(Reply(status=302, headers={"Location": f"{canary.url}/private"}))

@@ -211,7 +211,7 @@ class Http:
                 answer = self._exchange(transport, request, deadline, self._max_image_bytes)
                 if answer.status not in _REDIRECTS:
                     return self._picture(answer)
-                url = urljoin(url, answer.headers.get("Location", ""))
+                url = _joined(url, answer.headers.get("Location", ""))
         except Forbidden as error:
             text = f"{self._provider} named an address for the picture: {error}."
             raise BadAnswer(text, billed="yes") from error
@@ -233,7 +233,10 @@ class Http:
 
     def absolute(self, url: str) -> str:
         """A URL of an answer that may lack the scheme and host of the provider."""
-        return urljoin(f"{self._base}/", url)
+        try:
+            return urljoin(f"{self._base}/", url)
+        except ValueError:
+            return url  # no URL at all, as whoever goes there will say
 
     def error(
         self,
@@ -347,6 +350,13 @@ class Http:
         direct = self._is_local and transport is self._own
         proxies = {} if direct else requests.utils.get_environ_proxies(str(request.url))
         return transport.exchange(request, deadline=deadline, limit=limit, proxies=proxies)
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise Forbidden("it is redirected to what is no URL") from error
 
 
 def _multipart(fields: Mapping[str, Any]) -> tuple[bytes, str]:
