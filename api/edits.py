@@ -8,7 +8,6 @@ from typing import Any
 
 from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
-from pydantic import BaseModel
 
 from api.openapi import KEY_REQUIRED, errors, tag
 from api.schemas import (
@@ -20,7 +19,7 @@ from api.schemas import (
     VariationJson,
 )
 from api.submission import read_submission, size_like
-from api.submit import LONGEST_WAIT, PREFER, Submit
+from api.submit import IDEMPOTENCY_KEY, LONGEST_WAIT, PREFER, Submit
 from api.uploads import Uploads
 from common.catalog import Catalog
 from common.settings import ProviderAccess
@@ -80,14 +79,15 @@ def make_blueprint(
                 wanted = replace(wanted, size=size)
             return submit.answer(replace(submission, request=wanted), attached)
 
-    for schema in (EditForm, EditJson, VariationForm, VariationJson):
-        bp.components_schemas[schema.__name__] = _schema(schema)
+    for form in (EditForm, EditJson, VariationForm, VariationJson):
+        schema = form.model_json_schema(ref_template="#/components/schemas/{model}")
+        bp.components_schemas |= schema.pop("$defs", {}) | {form.__name__: schema}
     return bp
 
 
 def _described(what: str) -> dict[str, Any]:
     return {
-        "openapi_extensions": {"parameters": [PREFER]},
+        "openapi_extensions": {"parameters": [PREFER, IDEMPOTENCY_KEY]},
         "request_body": {
             "required": True,
             "content": {
@@ -98,10 +98,6 @@ def _described(what: str) -> dict[str, Any]:
         "responses": {
             200: InlineImages,
             202: ImageTask,
-            **errors(400, 401, 402, 403, 409, 413, 415, 429, 502, 503, 504),
+            **errors(400, 401, 402, 403, 409, 413, 415, 422, 429, 502, 503, 504),
         },
     }
-
-
-def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    return model.model_json_schema(ref_template="#/components/schemas/{model}")

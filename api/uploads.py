@@ -20,6 +20,7 @@ from api.errors import Problem, ValidationFailed
 from api.forms import MOST_BYTES, Form, Upload, read_form, spool, wrong
 from api.remote import FETCH_SECONDS, CannotFetch, Remote
 from common.catalog import Catalog, Model, Sources
+from common.errors import StoreUnavailable
 from common.hub import off_the_hub
 from common.pictures import BadPicture, Format, ImageLimits, decode, format_of
 from common.storage import ImageStorage
@@ -48,8 +49,10 @@ class Attached:
             self._storage.put(input_.name(task_id), file.read())
 
     def discard(self, task_id: str) -> None:
-        """Take them out of the store again, for there is no such task. Raises StoreUnavailable."""
-        self._storage.delete(*(input_.name(task_id) for input_ in self._all))
+        """Take them out of the store again: there is no such task. What cannot be deleted now goes
+        with everything of its age."""
+        with contextlib.suppress(StoreUnavailable):
+            self._storage.delete(*(input_.name(task_id) for input_ in self._all))
 
     @property
     def _all(self) -> tuple[Input, ...]:

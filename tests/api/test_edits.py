@@ -552,6 +552,32 @@ def test_an_image_may_have_50_mb(stack: Stack) -> None:
     assert worker in workers_of(stack)
 
 
+# -- repeats
+
+
+def test_a_repeated_edit_is_the_same_task_and_keeps_its_images_once(stack: Stack) -> None:
+    def send(image: bytes) -> requests.Response:
+        return stack.http.post(
+            f"{stack.base}/v1/images/edits",
+            data={"prompt": "x"},
+            files={"image": ("a.png", image)},
+            headers={"Idempotency-Key": name},
+            timeout=30,
+        )
+
+    name = f"edit-{os.urandom(8).hex()}"
+    first = send(PNG)
+    kept = list((stack.data_dir / "images").glob("*/*"))
+
+    again, other = send(PNG), send(JPEG)
+
+    assert again.json()["task_id"] == first.json()["task_id"]
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    assert list((stack.data_dir / "images").glob("*/*")) == kept
+    assert len(list((stack.data_dir / "images").glob("*"))) == len({path.parent for path in kept})
+
+
 # -- variations
 
 
