@@ -131,3 +131,56 @@ def test_a_data_url_does_as_well(stack: Stack, prompt: str) -> None:
     assert answer.status_code == 200, answer.text
     data = base64.b64decode(answer.json()["data"][0]["b64_json"])
     assert Image.open(io.BytesIO(data)).size == (1024, 1024)
+
+
+@pytest.fixture
+def faults(stack: Stack) -> Iterator[None]:
+    yield
+    stack.clear_faults()
+
+
+def test_the_next_route_edits_what_the_first_does_not(
+    stack: Stack, client: openai.OpenAI, prompt: str, faults: None
+) -> None:
+    stack.fault(fault="no_credit", provider="openai")
+
+    answer = client.images.edit(image=("a.png", png((255, 0, 0))), prompt=prompt)
+
+    assert finished(stack, answer)["provider"] == "compatible"
+    assert [entry["provider"] for entry in stack.purchases(prompt)] == ["compatible"]
+
+
+def test_an_edit_of_a_provider_with_jobs(stack: Stack, client: openai.OpenAI, prompt: str) -> None:
+    answer = client.images.edit(
+        image=[("a.png", png((255, 0, 0))), ("b.png", png((0, 255, 0)))],
+        prompt=prompt,
+        model="flux-kontext-pro",
+        n=2,
+    )
+
+    task = finished(stack, answer)
+    assert (task["provider"], len(task["data"])) == ("bfl", 2)
+    red, green, blue = opened(task["data"][0]["url"]).resize((1, 1)).getpixel((0, 0))  # type: ignore[misc]
+    assert red > 130 > max(green, blue)
+    assert len(stack.purchases(prompt)) == 2
+
+
+def test_an_edit_that_was_cut_off_is_not_bought_again(
+    stack: Stack, client: openai.OpenAI, prompt: str, faults: None
+) -> None:
+    stack.fault(fault="reset", provider="openai", call="submit")
+
+    answer = client.images.edit(image=("a.png", png((255, 0, 0))), prompt=prompt)
+    task = stack.finished({"id": answer.id, "poll_url": answer.poll_url})  # type: ignore[attr-defined]
+
+    assert task["error_detail"]["code"] == "outcome_unknown"
+    assert task["error_detail"]["billed"] == "unknown"
+    assert len(stack.purchases(prompt)) == 1
+
+
+def test_a_provider_may_refuse_a_picture(stack: Stack, client: openai.OpenAI, prompt: str) -> None:
+    answer = client.images.edit(image=("a.png", png((255, 0, 0))), prompt=f"{prompt} sim:moderated")
+    task = stack.finished({"id": answer.id, "poll_url": answer.poll_url})  # type: ignore[attr-defined]
+
+    assert task["error_detail"]["code"] == "content_policy_violation"
+    assert stack.purchases(prompt) == []
