@@ -128,11 +128,12 @@ def _to_its_end(request: Request) -> Iterator[None]:
 def _read_on(request: Request) -> None:
     """Take in what still comes once the answer is sent. A connection that is closed while its
     client sends takes the answer back."""
+    body = request.environ["wsgi.input"]  # by then there is no current request any more
 
     def read() -> None:
         left = MOST_BYTES
         with contextlib.suppress(Exception), at_most(_READ_ON_SECONDS):
-            while left > 0 and (piece := request.environ["wsgi.input"].read(_PIECE)):
+            while left > 0 and (piece := body.read(_PIECE)):
                 left -= len(piece)
 
     @after_this_request
