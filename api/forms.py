@@ -216,29 +216,39 @@ def _numbered(sources: list[Source]) -> list[Source]:
 
 
 def _fields_of(texts: MultiDict[str, str]) -> tuple[dict[str, Any], list[Problem]]:
-    """The fields of a form as JSON would have them; an empty one is absent."""
+    """The fields of a form as JSON would have them; an empty one is absent.
+
+    An object is JSON text or `name[key]`, a list JSON text or `name[]`, as OpenAI's SDK has them.
+    """
     fields: dict[str, Any] = {}
     problems = []
-    for name, values in texts.lists():
-        if _is_source(name):
+    for given, values in texts.lists():
+        name, bracket, rest = given.partition("[")
+        values = [value for value in values if value]
+        if _is_source(given) or not values:
             continue
-        given = [value for value in values if value]
-        if len(given) > 1:
-            shown = name[:64]
+        if bracket and rest == "]":
+            fields[name] = values
+        elif len(values) > 1:
+            shown = given[:64]
             problems.append(
                 Problem("invalid_value", f"{shown!a} is there more than once.", param=shown)
             )
-        elif given:
-            fields[name] = _value(name, given[0])
+        elif bracket and rest.endswith("]") and isinstance(fields.setdefault(name, {}), dict):
+            fields[name][rest[:-1]] = values[0]
+        else:
+            fields[given] = _value(given, values[0])
     return fields, problems
 
 
-_NUMBERS = frozenset({"n", "seed", "output_compression", "strength", "async", "metadata"})
+_NO_TEXTS = frozenset(
+    {"n", "seed", "output_compression", "strength", "async", "metadata", "webhook_events"}
+)
 
 
 def _value(name: str, text: str) -> Any:
     """A form knows nothing but text."""
-    if name not in _NUMBERS:
+    if name not in _NO_TEXTS:
         return text
     with contextlib.suppress(ValueError):
         return orjson.loads(text)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urldefrag, urljoin
 
 import requests
 
-from common.addresses import origin
+from common.addresses import host_of
 from common.errors import DarkroomError
 from common.hub import at_most
 from common.transport import Answer, Forbidden, TooLarge, Transport, Trouble
@@ -77,30 +77,28 @@ class Remote:
             )
             if answer.status not in _REDIRECTS:
                 return _content(answer)
-            url = _joined(url, answer.headers.get("Location", ""))
+            url = _redirected(url, answer.headers.get("Location", ""))
         raise CannotFetch(f"is more than {_MOST_REDIRECTS} redirects away")
 
 
 def _prepared(url: str) -> requests.PreparedRequest:
-    if len(url) > _MOST_CHARACTERS:
-        raise CannotFetch(f"has an address of more than {_MOST_CHARACTERS} characters")
+    try:
+        host = host_of(url, private=False, longest=_MOST_CHARACTERS)
+    except ValueError as reason:
+        raise CannotFetch(str(reason)) from reason
     try:
         request = requests.Request("GET", url, headers=_HEADERS).prepare()
-        # Looked at as it will be used, so that no second reading of it can differ.
-        scheme, _, _ = origin(str(request.url))
-        target = urlsplit(str(request.url))
-    except ValueError as error:  # with all its kin in requests, and of IDNA and ports
-        raise CannotFetch("has an address that is no URL") from error
-    if scheme != "https":
-        raise CannotFetch("has an address that is not https")
-    if "@" in target.netloc:
-        raise CannotFetch("has an address with a user name in it")
-    return request
+        # Looked at once more, as it will be used: no second reading of it may differ.
+        if host_of(str(request.url), private=False, longest=3 * _MOST_CHARACTERS) == host:
+            return request
+    except ValueError:  # with all its kin in requests, and of IDNA and ports
+        pass
+    raise CannotFetch("has an address that cannot be used")
 
 
-def _joined(url: str, location: str) -> str:
+def _redirected(url: str, location: str) -> str:
     try:
-        return urljoin(url, location)
+        return urldefrag(urljoin(url, location)).url
     except ValueError as error:
         raise CannotFetch("is redirected to what is no URL") from error
 

@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from api.errors import ApiError, Problem, ValidationFailed
 from api.schemas import EditRequest, GenerationRequest, VariationRequest
+from common.addresses import host_of
 from common.catalog import Catalog, Model, Route
 from common.task import ImageRequest, Operation
-from common.webhook import EVENTS, Event, host_of
+from common.webhook import EVENTS, Event
 
 __all__ = ["Submission", "read_submission", "size_like"]
 

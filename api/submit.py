@@ -22,6 +22,7 @@ from api.room import Room
 from api.submission import Submission
 from api.uploads import Attached
 from api.waiting import Waiting
+from common.addresses import host_of
 from common.errors import (
     DarkroomError,
     LimitExceeded,
@@ -35,7 +36,7 @@ from common.settings import ProviderAccess
 from common.store import Created, Once, TaskStore
 from common.task import Status, Task, new_task_id
 from common.task_body import TaskBody
-from common.webhook import Webhook, host_of
+from common.webhook import Webhook
 
 __all__ = ["IDEMPOTENCY_KEY", "LONGEST_WAIT", "PREFER", "Submit"]
 
