@@ -694,5 +694,5 @@ def test_an_edit_costs_one_round_trip(stack: Stack) -> None:
         for name, count in stack.commands().items()
         if count != before.get(name, 0)
     }
-    assert spent.pop("evalsha") == 1
+    assert spent.pop("fcall") == 1
     assert not {name for name in spent if name in ("get", "hgetall", "set")}
