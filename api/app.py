@@ -9,6 +9,7 @@ from flask import Flask, Response, jsonify, request
 from flask.json.provider import JSONProvider
 
 from api import (
+    edits,
     errors,
     files,
     health,
@@ -26,14 +27,17 @@ from api.cli import make_commands
 from api.events import EventStream
 from api.outlook import Outlook
 from api.recent import RecentOutcomes
+from api.remote import Remote
 from api.room import Room
 from api.submit import Submit
+from api.uploads import Uploads
 from api.waiting import REDIS_SECONDS, Waiting
 from common.catalog import Catalog
 from common.connection import allow_redis, connect
 from common.file_signer import FileSigner
 from common.keys import KeyStore
 from common.outbox import Outbox, WebhookSecrets
+from common.pictures import ImageLimits
 from common.settings import Settings
 from common.storage import ImageStorage
 from common.store import TaskStore
@@ -86,6 +90,21 @@ def create_app(settings: Settings) -> Flask:
     app.register_api(
         images.make_blueprint(
             catalog, providers, submit, private_webhooks=settings.webhook_private_targets
+        )
+    )
+    uploads = Uploads(
+        storage,
+        catalog,
+        Remote(max_bytes=settings.max_image_bytes),
+        ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
+    )
+    app.register_api(
+        edits.make_blueprint(
+            catalog,
+            providers,
+            uploads,
+            submit,
+            private_webhooks=settings.webhook_private_targets,
         )
     )
     outbox = Outbox.of(client, settings)

@@ -10,24 +10,32 @@ from werkzeug.exceptions import HTTPException
 
 from api.errors import ApiError
 
-__all__ = ["json_object"]
+__all__ = ["is_json", "json_object", "object_in"]
 
 
 def json_object(request: Request) -> dict[str, Any]:
-    """The body of `request`.
+    """The body of `request`, see `object_in`.
 
-    Stricter than `json.loads`: no NaN and no Infinity, which other parsers refuse, and no key
-    twice, of which nobody can say which one was meant. Raises ApiError `invalid_json` or
-    `unsupported_media_type`; a body that is too large raises Werkzeug's RequestEntityTooLarge.
+    Raises ApiError `invalid_json` or `unsupported_media_type`; a body that is too large raises
+    Werkzeug's RequestEntityTooLarge.
     """
-    if request.mimetype and not _is_json(request.mimetype):
+    if not is_json(request.mimetype):
         raise ApiError(
             "unsupported_media_type",
             f"The body must be JSON, not {request.mimetype[:100]}.",
             hint="Send the header Content-Type: application/json.",
         )
+    return object_in(_body(request))
+
+
+def object_in(data: bytes) -> dict[str, Any]:
+    """The JSON object that `data` is.
+
+    Stricter than `json.loads`: no NaN and no Infinity, which other parsers refuse, and no key
+    twice, of which nobody can say which one was meant. Raises ApiError `invalid_json`.
+    """
     try:
-        text = _body(request).decode("utf-8")
+        text = data.decode("utf-8")
         body = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise ApiError(
@@ -60,8 +68,9 @@ def _body(request: Request) -> bytes:
         raise ApiError("bad_request", "The body could not be read to its end.") from error
 
 
-def _is_json(mimetype: str) -> bool:
-    return mimetype == "application/json" or (
+def is_json(mimetype: str) -> bool:
+    """Whether a body of that type is to be read as JSON; one of no type is."""
+    return mimetype in ("", "application/json") or (
         mimetype.startswith("application/") and mimetype.endswith("+json")
     )
 

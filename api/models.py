@@ -14,6 +14,7 @@ from api.recent import ENOUGH_SAMPLES, RecentOutcomes
 from api.schemas import ModelList, ModelObject, ModelPath, ModelQuery
 from common.catalog import Catalog, Model
 from common.store import Outcomes
+from common.task import Operation
 
 __all__ = ["make_blueprint"]
 
@@ -112,6 +113,9 @@ def _object(model: Model, providers: Collection[str], seen: Outcomes) -> dict[st
         "created": model.created,
         "owned_by": model.owned_by,
         "image": {
+            "operations": model.operations,
+            "edits": _sources(model, "edit"),
+            "variations": _sources(model, "variation"),
             "mode": model.mode,
             "description": model.description,
             "sizes": model.sizes,
@@ -122,12 +126,29 @@ def _object(model: Model, providers: Collection[str], seen: Outcomes) -> dict[st
             "qualities": model.qualities,
             "styles": model.styles,
             "output_formats": model.output_formats,
-            "available": model.route(providers) is not None,
+            "available": any(
+                model.route(providers, operation) is not None for operation in model.operations
+            ),
             "price_per_image_usd": model.price_per_image_usd,
             "typical_seconds": round(seen.mean_seconds or 0, 1)
             if measured
             else model.typical_seconds,
         },
+    }
+
+
+def _sources(model: Model, operation: Operation) -> dict[str, Any] | None:
+    sources = model.sources(operation)
+    if sources is None:
+        return None
+    known = dict.fromkeys((*model.parameters, *sources.parameters))
+    return {
+        "max_images": sources.images,
+        "mask": sources.mask,
+        "formats": sources.formats,
+        "square": sources.square,
+        "max_bytes": sources.max_bytes or None,
+        "parameters": [name for name in known if model.takes(name, operation)],
     }
 
 

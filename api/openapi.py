@@ -22,7 +22,7 @@ __all__ = ["KEY_REQUIRED", "errors", "make_app", "make_blueprint", "tag"]
 KEY_REQUIRED: list[dict[str, list[str]]] = [{"api_key": []}]
 
 _TAGS = {
-    "images": "Generate images. Every submit is a task; `Prefer: wait=N` waits for its end.",
+    "images": "Generate and edit images. Every submit is a task; `Prefer: wait=N` waits for it.",
     "tasks": "What became of a task.",
     "usage": "What a key has used, and what its limits leave.",
     "models": "What can be asked for. No key needed.",

@@ -9,11 +9,14 @@ from __future__ import annotations
 from functools import cache
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 __all__ = [
     "DEFAULT_MODEL",
     "EVENTS_EXAMPLE",
+    "EditForm",
+    "EditJson",
+    "EditRequest",
     "ErrorEnvelope",
     "EventsQuery",
     "FilePath",
@@ -30,10 +33,15 @@ __all__ = [
     "TaskPath",
     "UsageQuery",
     "UsageReport",
+    "VariationForm",
+    "VariationJson",
+    "VariationRequest",
     "WaitQuery",
 ]
 
 DEFAULT_MODEL = "dall-e-3"
+_DEFAULT_EDIT_MODEL = "gpt-image-2"
+_DEFAULT_VARIATION_MODEL = "dall-e-2"
 
 _TASK_ID = "imgtask_0f4c2d5e8a9b4c7d9e1f2a3b4c5d6e7f"
 _IMAGE_URL = f"http://localhost:8000/files/{_TASK_ID}/0.png?expires=1706086400&signature=4Yv…"
@@ -168,6 +176,118 @@ class GenerationRequest(BaseModel):
     asynchronous: bool | None = Field(
         None, alias="async", description="Changes nothing: every submit is a task."
     )
+
+
+class EditRequest(GenerationRequest):
+    """What to change in one or several images."""
+
+    model: str = Field(
+        _DEFAULT_EDIT_MODEL,
+        description="Id of a listed model that has `edits`. The default is what follows on "
+        "OpenAI's own, which it retired.",
+        examples=["gpt-image-2", "flux-kontext-pro"],
+    )
+    prompt: str = Field(description="What the result should show.")
+    size: str | None = Field(
+        None,
+        description="WIDTHxHEIGHT in pixels, one that the model takes, or auto. Default: of the "
+        "model's sizes the one most like the first image in shape.",
+    )
+    input_fidelity: Literal["high", "low"] | None = Field(
+        None, description="For models that list it: how closely details of the input are kept."
+    )
+    strength: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="For models that list it: how far the result may go from the image; 0 is the "
+        "image itself, at 1 hardly anything is left of it.",
+    )
+
+
+class VariationRequest(GenerationRequest):
+    """Of which image to make others like it. There is no prompt."""
+
+    model: str = Field(
+        _DEFAULT_VARIATION_MODEL, description="Id of a listed model that has `variations`."
+    )
+    prompt: str = Field("", description="Ignored.")
+
+
+class ImageReference(BaseModel):
+    """An image by its address."""
+
+    image_url: str = Field(
+        description="A public https address, at most three redirects away, or a `data:` URL.",
+        examples=["https://example.com/photo.png"],
+    )
+
+
+_Image = str | ImageReference
+_File = Annotated[bytes, WithJsonSchema({"type": "string", "format": "binary"})]
+_EDIT = {"prompt": "Put a red hat on the fox", "model": "gpt-image-2", "size": "1024x1024"}
+
+
+class EditJson(EditRequest):
+    """Images by address or as `data:` URLs; the body may have 70 MB."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {**_EDIT, "images": [{"image_url": "https://example.com/fox.png"}]},
+                {**_EDIT, "image_url": "https://example.com/fox.png"},
+                {
+                    **_EDIT,
+                    "images": ["https://example.com/fox.png", "data:image/png;base64,iVBORw0K…"],
+                    "mask": {"image_url": "https://example.com/mask.png"},
+                },
+            ]
+        }
+    )
+
+    images: list[_Image] | None = None
+    image_url: str | None = Field(None, description="The same as `images` with this one.")
+    image: _Image | list[_Image] | None = Field(None, description="The same as `images`.")
+    mask: _Image | None = Field(
+        None,
+        description="A PNG of the first image's size; what is fully transparent in it is made "
+        "anew.",
+    )
+    mask_url: str | None = Field(None, description="The same as `mask`.")
+
+
+class EditForm(EditRequest):
+    """Images as files of at most 50 MB each, 200 MB in all; or by address, as in JSON."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{**_EDIT, "image": "<fox.png>"}]})
+
+    image: list[_File] = Field(
+        description="One file, or several under `image` or `image[]`: PNG, JPEG or WebP."
+    )
+    mask: _File | None = Field(
+        None,
+        description="A PNG of the first image's size; what is fully transparent in it is made "
+        "anew.",
+    )
+
+
+class VariationJson(VariationRequest):
+    """The image by address or as a `data:` URL."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"n": 2, "image_url": "https://example.com/fox.png"}]}
+    )
+
+    image_url: str | None = None
+    image: _Image | None = Field(None, description="The same as `image_url`.")
+
+
+class VariationForm(VariationRequest):
+    """The image as a file; or by address, as in JSON."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"n": 2, "image": "<fox.png>"}]})
+
+    image: _File = Field(description="For dall-e-2: a square PNG of at most 4 MB.")
 
 
 class TaskImage(BaseModel):
@@ -710,8 +830,23 @@ class Recommendation(BaseModel):
     updated_at: int | None = Field(description="Unix seconds; null: never counted.")
 
 
+class SourceImages(BaseModel):
+    """The images that a model takes to start from."""
+
+    max_images: int
+    mask: bool = Field(description="Whether a mask can say what is made anew.")
+    formats: list[str]
+    square: bool = Field(description="Whether they have to be square.")
+    max_bytes: int | None = Field(description="Of all together; null: that of any request.")
+    parameters: list[str] = Field(description="What it can be told then.")
+
+
 class ImageModel(BaseModel):
     """What a model can do."""
+
+    operations: list[Literal["generation", "edit", "variation"]]
+    edits: SourceImages | None = Field(None, description="When it takes images to edit.")
+    variations: SourceImages | None = Field(None, description="When it makes variations.")
 
     mode: Literal["inline", "task"] = Field(
         description="How the provider usually answers; a submit here is a task in every case."
@@ -743,6 +878,9 @@ class ModelObject(BaseModel):
                     "created": 1727913600,
                     "owned_by": "black-forest-labs",
                     "image": {
+                        "operations": ["generation"],
+                        "edits": None,
+                        "variations": None,
                         "mode": "task",
                         "description": "Photorealistic, high quality.",
                         "sizes": ["512x512", "1024x1024"],

@@ -20,15 +20,23 @@ from api.outlook import Outlook
 from api.prefer import wait_preference
 from api.room import Room
 from api.submission import Submission
+from api.uploads import Attached
 from api.waiting import Waiting
-from common.errors import LimitExceeded, NameReused, QueueFull, StoreUnavailable
+from common.addresses import host_of
+from common.errors import (
+    DarkroomError,
+    LimitExceeded,
+    NameReused,
+    QueueFull,
+    StoreUnavailable,
+)
 from common.logging import get_logger
 from common.queue import queue_for
 from common.settings import ProviderAccess
-from common.store import Once, TaskStore
+from common.store import Created, Once, TaskStore
 from common.task import Status, Task, new_task_id
 from common.task_body import TaskBody
-from common.webhook import Webhook, host_of
+from common.webhook import Webhook
 
 __all__ = ["IDEMPOTENCY_KEY", "LONGEST_WAIT", "PREFER", "Submit"]
 
@@ -80,8 +88,10 @@ class Submit:
         self._room = room
         self._base_url = base_url
 
-    def answer(self, submission: Submission) -> Response:
+    def answer(self, submission: Submission, attached: Attached | None = None) -> Response:
         """Keep a task for `submission`; the answer to the request that is being served.
+
+        `attached`: the pictures that it starts from, which are kept before the task is.
 
         That is the pending task, or its images where the caller wants to wait and they are there
         in time. A submit that is repeated under its Idempotency-Key gets the answer of the first:
@@ -102,8 +112,9 @@ class Submit:
         self._room.require()
         task_id = g.task_id = new_task_id()
         try:
-            created = self._store.create(
+            created = self._create(
                 task_id,
+                attached,
                 owner=caller().id,
                 queue=queue_for(submission.route.provider),
                 route=submission.route.name,
@@ -173,6 +184,22 @@ class Submit:
             return None
         host = host_of(url, private=True)  # it was judged when the submission was read
         return Webhook(url, host, submission.webhook_events, self._base_url())
+
+    def _create(self, task_id: str, attached: Attached | None, **terms: Any) -> Created | None:
+        """Keep a task, and before it what it starts from, which goes again without it."""
+        if attached is None:
+            return self._store.create(task_id, **terms)
+        attached.keep(task_id)
+        try:
+            created = self._store.create(task_id, **terms)
+        except StoreUnavailable:
+            raise  # there may be a task
+        except DarkroomError:
+            attached.discard(task_id)
+            raise
+        if created is None or created.task_id != task_id:
+            attached.discard(task_id)
+        return created
 
     def _ended(self, task_id: str, seconds: float) -> Task | None:
         """The task as it is after waiting; None when that cannot be told."""

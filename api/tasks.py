@@ -84,7 +84,7 @@ def make_blueprint(
         return answer(path.task_id, query)
 
     @bp.get(
-        "/v1/images/<not_generations:task_id>",
+        "/v1/images/<not_submit:task_id>",
         summary="Ask for the images of a task",
         operation_id="get_image_status",
         responses=_RESPONSES,
@@ -194,15 +194,16 @@ def make_blueprint(
     return bp
 
 
-class _NotGenerations(BaseConverter):
-    """Keeps `/v1/images/generations`, which takes POST only, apart from `/v1/images/{task_id}`."""
+class _NotSubmit(BaseConverter):
+    """Keeps `/v1/images/generations` and the like, which take POST only, apart from
+    `/v1/images/{task_id}`."""
 
-    regex = "(?!generations$)[^/]+"
+    regex = "(?!(?:generations|edits|variations)$)[^/]+"
     part_isolating = True
 
 
 def _add_converter(state: BlueprintSetupState) -> None:
-    state.app.url_map.converters["not_generations"] = _NotGenerations
+    state.app.url_map.converters["not_submit"] = _NotSubmit
 
 
 def _etag(task: Task) -> str:

@@ -14,9 +14,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.errors import ConfigurationError
-from common.settings import PROVIDER_NAMES
+from common.pictures import Format
+from common.settings import PROVIDER_NAMES, PROVIDERS_BY_OPERATION
+from common.task import Operation
 
-__all__ = ["Catalog", "Model", "Route", "SizeRule"]
+__all__ = ["Catalog", "Model", "Route", "SizeRule", "Sources"]
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]  # fits into a path
 _Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$")]
@@ -34,6 +36,8 @@ _Parameter = Literal[
     "output_compression",
     "background",
     "moderation",
+    "input_fidelity",
+    "strength",
 ]
 _KNOWN_FIELDS_ONLY = ConfigDict(extra="forbid")
 
@@ -78,6 +82,21 @@ class SizeRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Sources:
+    """The pictures that a model takes to start from, and what it cannot be told beside them."""
+
+    __pydantic_config__: ClassVar = _KNOWN_FIELDS_ONLY
+
+    images: Annotated[int, Field(ge=1, le=16)] = 1  # at most
+    mask: bool = False
+    formats: tuple[Format, ...] = ("png", "jpeg", "webp")
+    square: bool = False
+    max_bytes: _Natural = 0  # of all together; 0: no other limit than that of any request
+    parameters: tuple[_Parameter, ...] = ()  # beside the model's
+    drops: tuple[_Parameter, ...] = ()  # of the model's
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One way to serve a model."""
 
@@ -85,6 +104,7 @@ class Route:
 
     provider: str
     model: str  # what the provider calls it
+    operations: tuple[Operation, ...] = ("generation",)  # that this route can do
     notice: str = ""  # said in `warnings` of every task that takes this route
     quality: dict[str, str] = field(default_factory=dict)  # our word -> the provider's
     upstream_sizes: dict[_Size, _Size] = field(
@@ -128,6 +148,25 @@ class Model:
     output_formats: tuple[str, ...] = ()
     parameters: tuple[_Parameter, ...] = ()
     price_per_image_usd: _Dollars | None = None
+    edits: Sources | None = None
+    variations: Sources | None = None
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """What one of its routes can do."""
+        return tuple(dict.fromkeys(done for route in self.routes for done in route.operations))
+
+    def sources(self, operation: Operation) -> Sources | None:
+        """The pictures that `operation` starts from; None when it starts from words alone."""
+        return {"generation": None, "edit": self.edits, "variation": self.variations}[operation]
+
+    def takes(self, parameter: str, operation: Operation) -> bool:
+        """Whether the model can be told this parameter when it is asked for `operation`."""
+        sources = self.sources(operation)
+        if sources is None:
+            return parameter in self.parameters
+        known = (*self.parameters, *sources.parameters)
+        return parameter in known and parameter not in sources.drops
 
     def takes_size(self, size: str) -> bool:
         """Whether `size`, WIDTHxHEIGHT, can be asked of this model."""
@@ -140,9 +179,13 @@ class Model:
             return False
         return self.size_rule.admits(int(width), int(height))
 
-    def route(self, providers: Collection[str]) -> Route | None:
-        """The first route whose provider is among the configured `providers`."""
-        return next((route for route in self.routes if route.provider in providers), None)
+    def route(
+        self, providers: Collection[str], operation: Operation = "generation"
+    ) -> Route | None:
+        """The first route that does `operation` and whose provider is among the configured
+        `providers`."""
+        able = (route for route in self.routes if operation in route.operations)
+        return next((route for route in able if route.provider in providers), None)
 
     def price(self, route: Route) -> float | None:
         """The list price of one image by `route` in US dollars; None when it is not known."""
@@ -239,9 +282,30 @@ def _model(name: str, entry: object, shipped: Collection[str]) -> tuple[Model | 
     ]
     if not model.routes:
         wrong.append("routes: there has to be one")
+    wrong += _wrong_operations(model)
     if not model.takes_size(model.default_size):
         wrong.append("default_size: it is neither one of sizes nor within size_rule")
     return model, wrong
+
+
+def _wrong_operations(model: Model) -> Iterator[str]:
+    for at, route in enumerate(model.routes):
+        for operation in route.operations:
+            able = PROVIDERS_BY_OPERATION.get(operation)
+            if able is not None and route.provider not in able:
+                yield (
+                    f"routes.{at}.operations: provider {route.provider} is not asked for an "
+                    f"{operation} here; that are {', '.join(able)}"
+                )
+    for field_name, operation in _FIELDS_OF_OPERATIONS.items():
+        stated = getattr(model, field_name) is not None
+        if stated and operation not in model.operations:
+            yield f'{field_name}: no route has "{operation}" among its operations'
+        if not stated and operation in model.operations:
+            yield f"{field_name}: needed, because a route has it among its operations"
+
+
+_FIELDS_OF_OPERATIONS: dict[str, Operation] = {"edits": "edit", "variations": "variation"}
 
 
 def _no_provider(name: str) -> str:

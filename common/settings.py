@@ -17,7 +17,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.errors import ConfigurationError
 
-__all__ = ["PROVIDER_NAMES", "ProviderAccess", "Settings", "env_example", "load_settings"]
+__all__ = [
+    "PROVIDERS_BY_OPERATION",
+    "PROVIDER_NAMES",
+    "ProviderAccess",
+    "Settings",
+    "env_example",
+    "load_settings",
+]
 
 _HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+(/\S*)?$")]
 _OptionalHttpUrl = Annotated[str, StringConstraints(pattern=r"^(https?://[^\s/]+(/\S*)?)?$")]
@@ -68,6 +75,11 @@ _PROVIDERS = {
 }
 PROVIDER_NAMES = tuple(_PROVIDERS)
 """Every provider that settings can configure, and so every one that a route can name."""
+PROVIDERS_BY_OPERATION: Mapping[str, tuple[str, ...]] = {
+    "edit": ("openai", "bfl", "stability", "ideogram", "gemini", "a1111", "compatible"),
+    "variation": ("compatible",),
+}
+"""Those that can do more than make a picture from words."""
 
 
 class Settings(BaseSettings):
@@ -305,10 +317,14 @@ class Settings(BaseSettings):
         description="How long ops/run lets a worker finish its provider calls when it stops.",
     )
     max_image_bytes: int = Field(
-        50_000_000, ge=1000, description="Largest picture accepted from a provider, in bytes."
+        50_000_000,
+        ge=1000,
+        description="Largest picture accepted from a provider or a caller, in bytes.",
     )
     max_image_pixels: int = Field(
-        64_000_000, ge=4096, description="Largest picture accepted from a provider, in pixels."
+        64_000_000,
+        ge=4096,
+        description="Largest picture accepted from a provider or a caller, in pixels.",
     )
 
     # -- Webhooks

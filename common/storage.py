@@ -1,7 +1,7 @@
 """Where verified images are kept: a directory, or a bucket of S3, Google or Azure.
 
-Names are chosen by us (`<task id>/<index>.<format>`), so that storing a picture again overwrites
-it with itself.
+Names are chosen by us (`<task id>/<index>.<format>`, and `<task id>/input-<index>.<format>` for
+what a task starts from), so that storing a picture again overwrites it with itself.
 """
 
 from __future__ import annotations
@@ -73,6 +73,15 @@ class ImageStorage:
         """The bytes of an image, None when there is none of that name."""
         return self._do(lambda: self._place.get(name))
 
+    def delete(self, *names: str) -> None:
+        """Delete images; one that is not there is none to delete."""
+
+        def delete() -> None:
+            for name in names:
+                self._place.delete(name)
+
+        self._do(delete)
+
     def has_room(self, reserve: int) -> bool:
         """Whether a directory can be written, with `reserve` bytes to spare. Buckets always can."""
 
@@ -102,6 +111,7 @@ class _Place(Protocol):
 
     def put(self, name: str, data: bytes) -> None: ...
     def get(self, name: str) -> bytes | None: ...
+    def delete(self, name: str) -> None: ...
     def has_room(self, reserve: int) -> bool: ...
     def delete_before(self, limit: float) -> int: ...
 
@@ -141,6 +151,12 @@ class _Directory:
         with contextlib.suppress(FileNotFoundError):
             return self._path(name).read_bytes()
         return None
+
+    def delete(self, name: str) -> None:
+        path = self._path(name)
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # others are in there, or it was never made
+            path.parent.rmdir()
 
     def has_room(self, reserve: int) -> bool:
         with tempfile.TemporaryFile(dir=self._root):
@@ -183,6 +199,10 @@ class _Bucket:
         with contextlib.suppress(NotFoundError, FileNotFoundError):
             return bytes(obstore.get(self._store, name).bytes())
         return None
+
+    def delete(self, name: str) -> None:
+        with contextlib.suppress(NotFoundError, FileNotFoundError):
+            obstore.delete(self._store, name)
 
     def has_room(self, reserve: int) -> bool:
         return True

@@ -26,6 +26,7 @@ from common.task import (
     Claim,
     Failure,
     ImageRequest,
+    Input,
     Result,
     Status,
     StoredImage,
@@ -562,7 +563,7 @@ def task_from(record: Mapping[str, str]) -> Task:
     return Task(
         id=record["id"],
         owner=record["owner"],
-        request=ImageRequest(**orjson.loads(record["request"])),
+        request=_request(record["request"]),
         queue=record["queue"],
         created=int(record["created"]),
         deadline=int(record["deadline"]),
@@ -600,6 +601,13 @@ def _webhook(record: Mapping[str, str]) -> Webhook | None:
         next_at=int(record["deliver_at"]) if "deliver_at" in record else None,
         tries=tuple(tries[number] for number in sorted(tries)),
     )
+
+
+def _request(text: str) -> ImageRequest:
+    data = orjson.loads(text)
+    inputs = tuple(Input(**told) for told in data.pop("inputs", ()))
+    mask = data.pop("mask", None)
+    return ImageRequest(**data, inputs=inputs, mask=Input(**mask) if mask else None)
 
 
 def _entries(calls: Iterable[Call]) -> dict[str, Any]:

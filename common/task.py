@@ -23,6 +23,8 @@ __all__ = [
     "Claim",
     "Failure",
     "ImageRequest",
+    "Input",
+    "Operation",
     "Result",
     "Status",
     "StoredImage",
@@ -34,6 +36,9 @@ __all__ = [
 
 Billed = Literal["no", "yes", "unknown"]
 Cancellation = Literal["requested", "declined", "cancelled"]
+
+Operation = Literal["generation", "edit", "variation"]
+"""What pictures are made from: words alone, pictures and words, or one picture."""
 
 _TASK_ID = re.compile(r"imgtask_[0-9a-f]{32}")
 
@@ -62,6 +67,22 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Input:
+    """A picture that a task starts from. It is in the image store for as long as the task."""
+
+    file: str  # below the task's id; `input-0.png` and so on, `mask.png` the mask
+    format: Literal["png", "jpeg", "webp"]
+    width: int
+    height: int
+    bytes: int
+    sha256: str
+
+    def name(self, task_id: str) -> str:
+        """Its name in the image store."""
+        return f"{task_id}/{self.file}"
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRequest:
     """What the caller wants, validated and complete: defaults are filled in.
 
@@ -84,6 +105,11 @@ class ImageRequest:
     output_compression: int | None = None
     background: str | None = None
     moderation: str | None = None
+    input_fidelity: str | None = None
+    strength: float | None = None  # how far the result may go from the input: 0, not at all, to 1
+    operation: Operation = "generation"
+    inputs: tuple[Input, ...] = ()
+    mask: Input | None = None  # of the first input; what is fully transparent there is made anew
 
     @property
     def pixels(self) -> tuple[int, int]:

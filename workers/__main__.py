@@ -63,6 +63,7 @@ def _patch_before_everything() -> None:
 
 
 def _beat(settings: Settings) -> int:
+    from common.catalog import Catalog
     from common.logging import configure
     from common.storage import ImageStorage
     from workers.celery import make_store, worker_name
@@ -74,12 +75,15 @@ def _beat(settings: Settings) -> int:
         signal.signal(number, lambda *_: stop.set())
     liveness = Liveness(settings.data_dir)
     liveness.begin()
+    # An image may be older than the end of its task, from which on it is kept: what the task
+    # starts from is as old as the task itself.
+    longest = max(model.deadline_seconds for model in Catalog.load(settings.catalog_file))
     Sweeper(
         make_store(settings),
         ImageStorage.open(settings.images_url),
         name=worker_name(),
         every=settings.sweep_seconds,
-        retention=settings.retention_hours * 3600,
+        retention=settings.retention_hours * 3600 + longest,
         turned=liveness.show,
     ).run(stop)
     return 0

@@ -21,6 +21,7 @@ from common.file_signer import FileSigner
 from common.liveness import Liveness
 from common.logging import configure
 from common.outbox import Outbox, WebhookSecrets
+from common.pictures import ImageLimits
 from common.queue import queue_for
 from common.settings import Settings, load_settings
 from common.storage import ImageStorage
@@ -29,7 +30,6 @@ from common.task_body import TaskBody
 from workers.cancels import Cancels
 from workers.courier import Courier, Patience
 from workers.heartbeat import Heartbeat
-from workers.images import ImageLimits
 from workers.providers import make_providers
 from workers.runner import Runner
 from workers.tasks import register

@@ -10,6 +10,7 @@ bought: it is looked for where the provider can be asked, and never sent again w
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
 import re
 import threading
@@ -35,12 +36,22 @@ from common.errors import (
 )
 from common.hub import off_the_hub
 from common.logging import get_logger
+from common.pictures import ImageLimits
 from common.storage import ImageStorage
 from common.store import TaskStore, Verdict, Why
-from common.task import Billed, Call, CallState, Claim, Failure, ImageRequest, StoredImage
+from common.task import (
+    Billed,
+    Call,
+    CallState,
+    Claim,
+    Failure,
+    ImageRequest,
+    Input,
+    StoredImage,
+)
 from workers.cancels import Cancels
-from workers.images import ImageLimits, verify
-from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider
+from workers.images import mask_in, verify
+from workers.providers.base import Image, Job, Order, Outcome, Picture, Pictures, Provider
 
 __all__ = [
     "CANCELLED",
@@ -141,6 +152,8 @@ class Work:
         0.0  # when the last ones were about to be written into the journal, monotonic
     )
     progress: dict[int, int] = field(default_factory=dict)
+    images: tuple[Image, ...] | None = None  # that it starts from, once they were read
+    mask: bytes = b""
     ends: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -211,6 +224,19 @@ class Courier:
         """Whether the task's owner wants it to be cancelled, as far as is known here."""
         return self._cancels.asked(work.claim.task.id)
 
+    def load(self, work: Work) -> None:
+        """Read what the task starts from, if that was not done yet.
+
+        Raises a ProviderError when it is not in the store any more as it was, StoreUnavailable
+        when the store stayed away until the deadline.
+        """
+        if work.images is None:
+            request = work.request
+            work.images = tuple(
+                Image(self._input(work, told), told.format) for told in request.inputs
+            )
+            work.mask = self._input(work, request.mask) if request.mask else b""
+
     def until_stored(self, work: Work, write: Callable[[], T]) -> T:
         """Repeat a write until the store takes it, or the task's time is over."""
         trouble = 0
@@ -224,12 +250,35 @@ class Courier:
                 log.warning("waiting for the store", task_id=work.claim.task.id, reason=str(error))
                 time.sleep(min(0.1 * 2**trouble, 2.0))
 
+    def _input(self, work: Work, told: Input) -> bytes:
+        name = told.name(work.claim.task.id)
+        data = self.until_stored(work, lambda: self._storage.get(name))
+        if data is None or off_the_hub(lambda: hashlib.sha256(data).hexdigest()) != told.sha256:
+            raise _InputLost("An image that the task starts from is not stored any more.")
+        return data
+
     # -- buying
+
+    def _order(self, work: Work, route: Route, call: Call) -> Order:
+        self.load(work)
+        form = self._providers[route.provider].mask_form
+        mask = None
+        if work.mask:
+            mask = Image(off_the_hub(lambda: mask_in(form, work.mask, self._limits)), "png")
+        return Order(
+            work.request,
+            route,
+            count=call.count,
+            first=call.first,
+            key=f"{work.claim.task.id}/{call.first}",
+            images=work.images or (),
+            mask=mask,
+        )
 
     def _submit(
         self, work: Work, route: Route, call: Call, *, trying: bool
     ) -> tuple[Call, Outcome]:
-        provider, order = self._providers[route.provider], _order(work, route, call)
+        provider, order = self._providers[route.provider], self._order(work, route, call)
         if time.monotonic() - work.announced > self._store.lease / 2:
             self._ask_before_sending(work, call)
         try:
@@ -322,7 +371,7 @@ class Courier:
                     "The worker was lost while the provider was being asked; the picture may have "
                     "been made and charged. It was not asked for again."
                 )
-                outcome = self._clear_up(work, provider, _order(work, route, call), unknown)
+                outcome = self._clear_up(work, provider, self._order(work, route, call), unknown)
                 return self._bought(work, call, outcome)
             case _:  # received: its worker may be frozen, not dead, and store what it holds yet
                 call = replace(call, state=CallState.MISSED)
@@ -530,6 +579,13 @@ class _TimedOut(ProviderError):
     code = "timeout"
 
 
+class _InputLost(ProviderError):
+    """Our own store has lost what the task starts from; nobody was asked for anything."""
+
+    code = "internal_error"
+    billed: Billed = "no"
+
+
 class _Cancelled(ProviderError):
     """The job was stopped because the task is to be cancelled."""
 
@@ -573,11 +629,6 @@ class _Ended(ProviderError):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message, billed=failure.billed)
         self.code = failure.code  # type: ignore[misc]  # the recorded code, not the class's
-
-
-def _order(work: Work, route: Route, call: Call) -> Order:
-    key = f"{work.claim.task.id}/{call.first}"
-    return Order(work.request, route, count=call.count, first=call.first, key=key)
 
 
 def _submit_timeout(work: Work, provider: Provider) -> float:

@@ -10,27 +10,17 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-import warnings
 import zlib
 from dataclasses import dataclass, field
-from typing import Literal
 
 from PIL import Image
 
 from common.errors import BadAnswer
+from common.pictures import BadPicture, Format, ImageLimits, decode, format_of
 from common.task import ImageRequest
+from workers.providers.base import MaskForm
 
-__all__ = ["ImageLimits", "VerifiedImage", "verify"]
-
-_FORMATS: dict[str, Literal["png", "jpeg", "webp"]] = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp"}
-
-
-@dataclass(frozen=True, slots=True)
-class ImageLimits:
-    """The largest picture that is accepted: encoded bytes, and pixels once decoded."""
-
-    bytes: int
-    pixels: int
+__all__ = ["VerifiedImage", "mask_in", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +28,7 @@ class VerifiedImage:
     """A picture that decodes completely. Width and height in pixels."""
 
     data: bytes = field(repr=False)
-    format: Literal["png", "jpeg", "webp"]
+    format: Format
     width: int
     height: int
 
@@ -57,30 +47,11 @@ def verify(
     and told. Raises BadAnswer (billed: the provider did deliver) when the bytes are no PNG, JPEG
     or WebP, are cut off or corrupt, or are beyond `limits`.
     """
-    if len(data) > limits.bytes:
-        raise _unusable(f"is larger than {limits.bytes} bytes")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture: Image.Image = Image.open(io.BytesIO(data), formats=list(_FORMATS))
-            if picture.width * picture.height > limits.pixels:
-                raise _unusable(f"has more than {limits.pixels} pixels")
-            if getattr(picture, "n_frames", 1) != 1:
-                raise _unusable("is an animation")
-            picture.load()  # decodes everything: a truncated picture opens without complaint
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        IndexError,
-        struct.error,
-        zlib.error,
-        MemoryError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
-        raise _unusable("cannot be decoded") from error
-    fmt = _FORMATS[str(picture.format)]
+        picture = decode(io.BytesIO(data), limits)
+    except BadPicture as reason:
+        raise _unusable(str(reason)) from reason
+    fmt = format_of(picture)
     wanted = request.pixels
     kept = picture if quarter is None else picture.crop(_box(picture.size, quarter))
     if _is_larger_of_same_shape(kept.size, wanted):
@@ -90,6 +61,21 @@ def verify(
     if fmt == "png":
         data = _with_texts(data, {"prompt": request.prompt, "model": request.model})
     return VerifiedImage(data, fmt, *kept.size)
+
+
+def mask_in(form: MaskForm, data: bytes, limits: ImageLimits) -> bytes:
+    """A PNG that marks what `data`, a mask, does by being fully transparent, in the form wanted.
+
+    Nothing of the mask's colours is left, so that it is small whatever was painted there. Raises
+    BadPicture.
+    """
+    alpha = decode(io.BytesIO(data), limits).convert("RGBA").getchannel("A")
+    if form == "black":
+        mask = alpha.point([0] + [255] * 255)
+    else:
+        mask = Image.new("RGBA", alpha.size)
+        mask.putalpha(alpha)
+    return _encode(mask, "png")
 
 
 def _unusable(what: str) -> BadAnswer:

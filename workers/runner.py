@@ -143,7 +143,8 @@ class Runner:
         request = claim.task.request
         begun = {c.first: c for c in claim.calls if c.state is not CallState.TURNED_AWAY}
         model = self._catalog.get(request.model)
-        routes = [r for r in model.routes if r.provider in self._providers] if model else []
+        able = [r for r in model.routes if request.operation in r.operations] if model else []
+        routes = [r for r in able if r.provider in self._providers]
         for call in begun.values():
             routes = [r for r in routes if (r.provider, r.model) == (call.provider, call.model)]
         if model is None or not routes:
@@ -161,6 +162,11 @@ class Runner:
         work, missing = plan.work, plan.missing
         routes = [route for route in plan.routes if route.name not in plan.turned_away]
         if not missing or not routes or self._stopping.is_set() or work.time_left <= 2 * MARGIN:
+            return []
+        try:
+            self._courier.load(work)  # before anything is announced that could then not be sent
+        except ProviderError as lost:
+            plan.turned_away[routes[0].name] = lost
             return []
         offers = [Offer(r.name, r.cap, tuple(self._calls(r, missing))) for r in routes]
         ended = [call for call in plan.calls.values() if call not in going]

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 import orjson
 import requests
 
+from common.addresses import host_of
 from common.errors import StoreUnavailable
 from common.logging import get_logger
 from common.outbox import DueDelivery, Outbox, WebhookSecrets
 from common.task_body import TaskBody
-from common.webhook import Try, host_of, webhook_id
-from workers.providers.transport import Forbidden, Transport, Trouble
+from common.transport import Forbidden, Transport, Trouble
+from common.webhook import Try, webhook_id
 
 __all__ = ["Notifier", "Post", "Receiver", "sign"]
 

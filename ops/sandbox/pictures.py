@@ -1,5 +1,6 @@
 """Turns a request into the bytes of a picture, sound or flawed."""
 
+import base64
 import threading
 import zlib
 from collections import OrderedDict
@@ -10,7 +11,7 @@ from io import BytesIO
 from os import cpu_count
 from struct import pack
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 CACHE_BYTES = 64 * 1024 * 1024
 BOMB_SIDE = 16_384
@@ -18,6 +19,29 @@ BOMB_SIDE = 16_384
 _HTML = b"<!doctype html><html><body><h1>This is not a picture</h1></body></html>\n"
 
 _Key = tuple[str, int, int, int, str, int, bool, bool]
+
+
+class BadSource(ValueError):
+    """What was sent to start from is no picture."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The pictures that a call starts from; white in `mask`, of mode L, is made anew."""
+
+    images: tuple[Image.Image, ...]
+    mask: Image.Image | None = None
+
+    @property
+    def pixels(self) -> int:
+        return sum(image.width * image.height for image in self.images)
+
+    def small(self) -> "Sources":
+        """The same in little, for whoever has to remember many."""
+        images = [image.convert("RGB") for image in self.images]
+        for image in images:
+            image.thumbnail((256, 256))
+        return Sources(tuple(images), self.mask)
 
 
 @dataclass(frozen=True)
@@ -51,6 +75,7 @@ class Painter:
         plain: bool = False,
         grid: bool = False,
         flaws: Container[str] = (),
+        sources: Sources | None = None,
     ) -> Picture:
         """The picture for a prompt: the same for the same arguments, in exactly the given size.
 
@@ -58,7 +83,9 @@ class Painter:
         `plain` picture is one flat colour and costs next to nothing. A `grid` shows four pictures
         of half the width and height: those of the seeds from 4 * `seed` on, in reading order (or
         four flat colours). `flaws` are names of faults;
-        those that concern the picture itself are honoured.
+        those that concern the picture itself are honoured. With `sources` their colours show: the
+        first of them is seen through what is drawn, or around it where there is a mask, and the
+        others along the lower edge.
         """
         mime_type = f"image/{output_format}"
         if "html_image" in flaws:
@@ -72,6 +99,8 @@ class Painter:
         else:
             key = (prompt, width, height, seed, output_format, quality, transparent, grid)
             body = self._remembered(key) or self._draw(key)
+        if sources is not None:
+            body = _encode(_over(sources, body), output_format, quality)
         if "truncated_image" in flaws:
             body = body[: len(body) * 6 // 10]
         if "corrupt_image" in flaws:
@@ -104,6 +133,50 @@ class Painter:
                 _, forgotten = self._cache.popitem(last=False)
                 self._cached_bytes -= len(forgotten)
         return body
+
+
+def read_source(data: bytes) -> Image.Image:
+    """A picture that was sent, decoded. Raises BadSource when it is none."""
+    try:
+        image = Image.open(BytesIO(data), formats=["PNG", "JPEG", "WEBP"])
+        image.load()
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadSource("not a picture that can be read") from error
+    return image
+
+
+def read_source_in_base64(text: str) -> Image.Image:
+    """The same of a picture in base64, with or without `data:` before it. Raises BadSource."""
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return read_source(base64.b64decode(text, validate=True))
+    except ValueError as error:
+        raise BadSource("not base64 of a picture that can be read") from error
+
+
+def clear_in(mask: Image.Image) -> Image.Image | None:
+    """White where a mask is fully transparent; None when it has no alpha channel."""
+    if not mask.has_transparency_data:
+        return None
+    return mask.convert("RGBA").getchannel("A").point([255] + [0] * 255)
+
+
+def _over(sources: Sources, body: bytes) -> Image.Image:
+    with Image.open(BytesIO(body)) as file:
+        drawn = file.convert("RGB")
+    size = drawn.size
+    first, *others = (image.convert("RGB") for image in sources.images)
+    below = ImageOps.fit(first, size)
+    if sources.mask is None:
+        result = Image.blend(below, drawn, 0.4)
+    else:
+        result = Image.composite(drawn, below, ImageOps.fit(sources.mask, size))
+    side = max(1, min(size) // 8)
+    for number, other in enumerate(others):
+        corner = (number * side % size[0], size[1] - side)
+        result.paste(ImageOps.fit(other, (side, side)), corner)
+    return result
 
 
 def _encode(image: Image.Image, output_format: str, quality: int) -> bytes:

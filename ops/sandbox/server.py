@@ -22,7 +22,7 @@ from urllib.parse import unquote_to_bytes
 # Long, because a client that reuses a connection the server has just closed cannot know whether
 # its request was heard; that trouble should come from a fault, never by itself.
 IDLE_SECONDS = 600.0
-BODY_LIMIT = 64 * 1024 * 1024
+BODY_LIMIT = 320 * 1024 * 1024  # an edit has pictures of its own, some of them in base64
 HEADER_LIMIT = 100
 LINE_LIMIT = 64 * 1024
 

@@ -25,11 +25,12 @@ MODES = {
 }
 
 FLUX_2 = ("flux-2-pro", "flux-2-max", "flux-2-flex", "flux-2-klein-9b", "flux-2-klein-4b")
+KONTEXT = ("flux-kontext-pro", "flux-kontext-max")
 OF_OPENAI = (
     *("dall-e-3", "dall-e-2", "gpt-image-2", "gpt-image-2.5-flare", "gpt-image-2.5-sunburst"),
     *("gpt-image-2.6-flare", "gpt-image-2.6-sunburst"),
 )
-OF_BFL = ("flux-pro", *FLUX_2, "flux-pro-1.1-ultra")
+OF_BFL = ("flux-pro", *FLUX_2, *KONTEXT, "flux-pro-1.1-ultra")
 EVERY = [model.id for model in Catalog.load()]
 USABLE = [model for model in EVERY if model in (*OF_OPENAI, *OF_BFL)]
 

@@ -23,7 +23,8 @@ SEVEN = (
 USABLE = (
     *("dall-e-3", "dall-e-2", "flux-pro", "gpt-image-2", "gpt-image-2.5-flare"),
     *("gpt-image-2.5-sunburst", "gpt-image-2.6-flare", "gpt-image-2.6-sunburst", "flux-2-pro"),
-    *("flux-2-max", "flux-2-flex", "flux-2-klein-9b", "flux-2-klein-4b", "flux-pro-1.1-ultra"),
+    *("flux-2-max", "flux-2-flex", "flux-2-klein-9b", "flux-2-klein-4b"),
+    *("flux-kontext-pro", "flux-kontext-max", "flux-pro-1.1-ultra"),
 )
 
 

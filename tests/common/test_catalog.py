@@ -93,6 +93,7 @@ def test_every_route_leads_to_a_provider_that_is_built_or_known_not_to_be(model:
 def test_a_route_is_limited_where_its_provider_limits_an_account() -> None:
     caps = {(m.id, route.provider): route.cap for m in MODELS for route in m.routes if route.cap}
 
+    assert caps.pop(("flux-kontext-max", "bfl")) == 6
     assert caps.pop(("ideogram-v3", "ideogram")) == 10
     assert caps.pop(("midjourney", "midjourney")) == 3
     assert caps.pop(("sd-webui", "a1111")) == 2

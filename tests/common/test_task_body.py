@@ -12,10 +12,11 @@ from PIL import Image
 from api.schemas import ImageTask
 from common.connection import connect
 from common.file_signer import FileSigner
+from common.pictures import ImageLimits
 from common.storage import ImageStorage
 from common.task import ImageRequest, Result, Status, StoredImage, Task
 from common.task_body import TaskBody
-from workers.images import ImageLimits, verify
+from workers.images import verify
 
 LIMITS = ImageLimits(bytes=50_000_000, pixels=64_000_000)
 NOTICE = "Said at the submit."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from common.webhook import Webhook, host_of, webhook_id
+from common.addresses import host_of
+from common.webhook import Webhook, webhook_id
 
 HOSTILE = [
     # loopback, in every base and length that some resolver takes

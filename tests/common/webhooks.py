@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from common.addresses import host_of
 from common.store import TaskStore
 from common.task import ImageRequest
-from common.webhook import EVENTS, Event, Webhook, host_of
+from common.webhook import EVENTS, Event, Webhook
 from tests.common.tasks import FAILURE, REQUEST, RESULT, claim, create
 
 URL = "https://shop.example.com/hooks/images?token=MARKEDTOKEN"

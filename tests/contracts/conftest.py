@@ -26,7 +26,7 @@ from common.task import ImageRequest
 from tests.contracts.cases import CASES, Case
 from tests.contracts.scripted import Reply, Scripted
 from workers.providers import make_providers
-from workers.providers.base import Job, Order, Outcome, Pictures, Provider
+from workers.providers.base import Image, Job, Order, Outcome, Pictures, Provider
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENTS = REPOSITORY.parent / "shared" / "providers"
@@ -51,6 +51,8 @@ class Buyer:
         request: ImageRequest | None = None,
         route: Route | None = None,
         key: str = "",
+        images: tuple[Image, ...] = (),
+        mask: Image | None = None,
     ) -> Outcome:
         asked = request or self.case.request
         return self.provider.submit(
@@ -60,6 +62,8 @@ class Buyer:
                 count=count,
                 first=first,
                 key=key or f"imgtask_{uuid.uuid4().hex}/{first}",
+                images=images,
+                mask=mask,
             ),
             timeout=timeout,
         )

@@ -267,7 +267,7 @@ def test_every_request_is_well_formed(connect: Connect, serve: Serve, name: str)
         kind = sent.headers["content-type"].partition(";")[0]
         content = post["requestBody"]["content"][kind]
         body = sent.json() if kind == "application/json" else form_fields(sent)
-        _check(body, content["schema"], document, case.newer)
+        check_body(body, content["schema"], document, case.newer)
 
 
 def test_the_checker_notices_a_misspelt_field(name: str) -> None:
@@ -277,7 +277,7 @@ def test_the_checker_notices_a_misspelt_field(name: str) -> None:
     content = next(iter(post["requestBody"]["content"].values()))
 
     with pytest.raises(AssertionError, match="promt"):
-        _check({"prompt": "x", "promt": "x"}, content["schema"], document, {})
+        check_body({"prompt": "x", "promt": "x"}, content["schema"], document, {})
 
 
 def test_a_name_of_a_person_is_not_passed_on(connect: Connect, serve: Serve, name: str) -> None:
@@ -324,7 +324,7 @@ def _read(
 
 
 def form_fields(sent: Seen) -> dict[str, Any]:
-    """The fields of a form; what looks like a number is one."""
+    """The fields of a form; what looks like a number is one, and `name[]` is a list."""
     head = f"Content-Type: {sent.headers['content-type']}\r\n\r\n"
     form = email.message_from_bytes(head.encode() + sent.body)
     fields: dict[str, Any] = {}
@@ -332,11 +332,16 @@ def form_fields(sent: Seen) -> dict[str, Any]:
         assert isinstance(part, email.message.Message)
         text = str(part.get_payload())
         name = str(part.get_param("name", header="Content-Disposition"))
-        fields[name] = int(text) if text.isdecimal() else text
+        if name.endswith("[]"):
+            fields.setdefault(name.removesuffix("[]"), []).append(text)
+        elif re.fullmatch(r"[0-9]+|[0-9]+\.[0-9]+", text):
+            fields[name] = json.loads(text)
+        else:
+            fields[name] = text
     return fields
 
 
-def _check(body: Any, schema: Any, document: Any, newer: dict[str, Any]) -> None:
+def check_body(body: Any, schema: Any, document: Any, newer: dict[str, Any]) -> None:
     while "$ref" in schema:
         schema = _resolve(schema["$ref"], document)
     if "anyOf" in schema:  # of several servers: a field has to be known to one of them
@@ -350,7 +355,7 @@ def _check(body: Any, schema: Any, document: Any, newer: dict[str, Any]) -> None
     assert not unknown, f"fields the provider does not know: {sorted(unknown)}"
     for name, value in body.items():
         if isinstance(value, dict) and "$ref" in properties[name]:
-            _check(value, properties[name], document, {})
+            check_body(value, properties[name], document, {})
     whole = schema | {"properties": properties, "components": document["components"]}
     jsonschema.Draft202012Validator(_without_nullable(whole)).validate(body)
 

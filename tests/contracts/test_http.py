@@ -303,7 +303,7 @@ from pydantic import SecretStr
 from common.errors import ProviderError
 from common.settings import ProviderAccess
 from workers.providers.http import Http
-from workers.providers.transport import tls_context
+from common.transport import tls_context
 
 access = ProviderAccess(sys.argv[1], SecretStr("k"))
 for _ in range(3):
@@ -477,6 +477,16 @@ def test_follows_no_chain_of_redirects_for_ever(serve: Serve) -> None:
         client(server.url).download(f"{server.url}/first", deadline=soon())
 
     assert len(server.seen) == 4
+
+
+def test_a_redirect_to_what_is_no_url_is_a_bad_answer(serve: Serve) -> None:
+    server = serve(Reply(status=302, headers={"Location": "https://[::1"}))
+
+    with pytest.raises(BadAnswer, match="no URL") as caught:
+        client(server.url).download(f"{server.url}/x", hosts=("*",), deadline=soon())
+
+    assert caught.value.billed == "yes"
+    assert client(server.url).absolute("https://[::1") == "https://[::1"
 
 
 def test_is_not_redirected_to_a_neighbour(serve: Serve) -> None:

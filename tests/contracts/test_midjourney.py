@@ -27,11 +27,12 @@ from common.errors import (
     Refused,
     Unavailable,
 )
+from common.pictures import ImageLimits
 from common.task import Billed, ImageRequest
 from tests.contracts.cases import PNG
 from tests.contracts.conftest import Buyer, Connect, Sandbox, running_sandbox
 from tests.contracts.scripted import Reply, Scripted
-from workers.images import ImageLimits, verify
+from workers.images import verify
 from workers.providers.base import Job, Order, Pictures
 
 Serve = Callable[..., Scripted]

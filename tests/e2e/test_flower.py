@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
+from PIL import Image, PngImagePlugin
 
 from tests.processes import until
-from tests.stack import Stack
+from tests.stack import KEY, Stack
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +67,26 @@ def test_flower_sees_the_worker(flower: str) -> None:
     (worker,) = workers(flower)
 
     assert worker["status"] is True
+
+
+def test_nothing_of_an_upload_is_seen(stack: Stack, flower: str) -> None:
+    data = io.BytesIO()
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", "MARKEDCONTENT")
+    Image.new("RGB", (64, 64)).save(data, "PNG", pnginfo=text)
+    answer = requests.post(
+        f"{stack.url}/v1/images/edits",
+        data={"prompt": "a fox MARKEDPROMPT"},
+        files={"image": ("MARKEDNAME.png", data.getvalue())},
+        headers={"Authorization": f"Bearer {KEY}"},
+        timeout=30,
+    )
+    task = stack.finished(answer.json())
+    assert task["status"] == "completed", task
+
+    until(lambda: [r for r in rows(flower, task["id"]) if r["state"] == "SUCCESS"], "in Flower")
+
+    (row,) = rows(flower, task["id"])
+    detail = requests.get(f"{flower}/task/{task['id']}", timeout=10).text
+    logs = "".join(log.read_text() for log in stack.directory.glob("*.log"))
+    assert "MARKED" not in str(row) + detail + logs

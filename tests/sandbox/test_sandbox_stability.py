@@ -72,7 +72,7 @@ def test_the_siblings_take_no_model(sandbox, to):
         ({"prompt": ""}, "prompt"),
         ({"prompt": "x" * 10_001}, "prompt"),
         ({"width": "1024"}, "width"),
-        ({"mode": "image-to-image"}, "mode"),
+        ({"mode": "image-to-image"}, "image"),
         ({"accept": "image/png"}, "accept"),
     ],
 )

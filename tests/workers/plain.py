@@ -23,6 +23,9 @@ from workers.providers.base import (
 ROUTE = Route("plain", "plain-1", price_per_image_usd=0.02)
 SECOND = Route("second", "second-1")
 CAPPED = Route("plain", "capped", cap=2)
+EDITING = tuple(
+    Route(name, f"{name}-1", operations=("generation", "edit")) for name in ("plain", "second")
+)
 REQUEST = ImageRequest("painter", "a red apple", size="64x48")
 
 
@@ -48,6 +51,8 @@ CATALOG = Catalog(
     [
         model("painter", Route("elsewhere", "e"), ROUTE, SECOND),
         model("busy painter", CAPPED),
+        model("retoucher", Route("elsewhere", "e"), *EDITING),
+        model("half a retoucher", ROUTE, EDITING[1]),
     ]
 )
 
@@ -80,14 +85,16 @@ class Plain(Provider):
         self._lock = threading.Lock()
         self.submits: list[tuple[int, int]] = []  # first and count of each
         self.keys: list[str] = []  # the name of each
+        self.orders: list[Order] = []
         self.polls: list[Job] = []
         self.stops: list[Job] = []
 
     def submit(self, order: Order, *, timeout: float) -> Outcome:
-        assert order.route in (ROUTE, SECOND, CAPPED)
+        assert order.route in (ROUTE, SECOND, CAPPED, *EDITING)
         assert timeout > 0
         with self._lock:
             self.keys.append(order.key)
+            self.orders.append(order)
             self.submits.append((order.first, order.count))
         return self._on_submit(order.first, order.count)
 

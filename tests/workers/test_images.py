@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from common.errors import BadAnswer
+from common.pictures import ImageLimits
 from common.task import ImageRequest
 from tests.workers.pictures import frames, picture
-from workers.images import ImageLimits, VerifiedImage, verify
+from workers.images import VerifiedImage, verify
 
 LIMITS = ImageLimits(bytes=1_000_000, pixels=4_000_000)
 REQUEST = ImageRequest("painter", "ein Apfel 🍎, „rot“\n日本語", size="64x48")

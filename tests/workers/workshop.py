@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import pytest
 
 from common.errors import GenerationFailed
+from common.pictures import ImageLimits
 from common.storage import ImageStorage
 from common.store import TaskStore
 from common.task import Call, CallState, Claim, Failure, Result, Task
@@ -19,7 +20,6 @@ from tests.valkey import Valkey
 from tests.workers.plain import CATALOG, REQUEST, Plain
 from workers.cancels import Cancels
 from workers.courier import Courier, Patience
-from workers.images import ImageLimits
 from workers.providers.base import Job
 from workers.runner import Runner
 

@@ -11,8 +11,8 @@ import orjson
 from common.catalog import Route
 from common.errors import BadAnswer, JobFailed, ModelNotServed, ProviderError
 from common.task import ImageRequest
+from common.transport import Answer
 from workers.providers.base import Order, Outcome, Picture, Pictures, Provider, from_base64
-from workers.providers.transport import Answer
 
 __all__ = ["Automatic1111"]
 
@@ -22,7 +22,7 @@ _NOT_TOLD = (401, 403, 404, 405, 410)
 
 
 class Automatic1111(Provider):
-    """`POST {base}/sdapi/v1/txt2img`, which answers when the pictures are made.
+    """`POST {base}/sdapi/v1/txt2img`, or `img2img`, which answers when the pictures are made.
 
     All calls of a server stand in one queue, and time in the queue counts. The server is the
     user's own: there is no cost to tell.
@@ -36,14 +36,15 @@ class Automatic1111(Provider):
     pictures_per_call = 4
     longest_submit = 1800.0
     progress_every = 2.0
+    mask_form = "black"
 
     def submit(self, order: Order, *, timeout: float) -> Outcome:
         deadline = time.monotonic() + timeout
         if order.route.model not in _LOADED:
             self._look_for(order.route.model, deadline)
         answer = self._api.post(
-            "/sdapi/v1/txt2img",
-            _body(order),
+            "/sdapi/v1/img2img" if order.images else "/sdapi/v1/txt2img",
+            _body(order) | _images(order),
             deadline=deadline,
             pictures=2 * order.count,  # a grid shows all of them once more
         )
@@ -122,6 +123,20 @@ def _body(order: Order) -> dict[str, Any]:
     if route.model not in _LOADED:
         # For this call: unless told otherwise, the server then goes back to its own choice.
         body["override_settings"] = {"sd_model_checkpoint": route.model}
+    return body
+
+
+def _images(order: Order) -> dict[str, Any]:
+    """What `img2img` takes beside the rest (stable-diffusion-webui, modules/api/models.py)."""
+    body: dict[str, Any] = {}
+    if order.images:
+        # Cut to the shape of the result where that is another, and not squeezed.
+        body |= {"init_images": [image.base64 for image in order.images], "resize_mode": 1}
+    if order.images and order.request.strength is not None:
+        body["denoising_strength"] = order.request.strength
+    if order.mask:
+        # What is black is made anew, from what was there before.
+        body |= {"mask": order.mask.base64, "inpainting_mask_invert": 1, "inpainting_fill": 1}
     return body
 
 

@@ -17,12 +17,15 @@ import pybase64
 
 from common.catalog import Route
 from common.errors import BadAnswer, ContentRefused, JobLost, ProviderError
+from common.pictures import Format
 from common.task import Billed, ImageRequest
-from workers.providers.http import Http
+from workers.providers.http import File, Http
 
 __all__ = [
+    "Image",
     "InDoubt",
     "Job",
+    "MaskForm",
     "Order",
     "Outcome",
     "Picture",
@@ -84,12 +87,38 @@ Stopped = Billed | Literal["asked"]
 """What a job that was stopped costs; or that its provider was asked, and later polls will tell."""
 
 
+MaskForm = Literal["alpha", "black"]
+"""How a provider wants a mask to mark what is made anew: fully transparent, or black on white."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture that a call starts from: checked, and as its caller sent it."""
+
+    data: bytes = field(repr=False)
+    format: Format
+
+    @property
+    def mime(self) -> str:
+        return f"image/{self.format}"
+
+    @property
+    def base64(self) -> str:
+        return pybase64.b64encode(self.data).decode("ascii")
+
+    def file(self, name: str) -> File:
+        """It as a file of a form, by a name that is ours."""
+        return File(f"{name}.{self.format}", self.data, self.mime)
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """What one call is to buy: `count` pictures, numbers `first` and following of the task.
 
     `first` keeps fanned-out calls apart: a given seed is used as seed + first. `key` names the
     call: the same whenever the same call is sent again, and different from every other.
+    `images` are what it starts from, and `mask`, of the size of the first of them and in the form
+    that the provider wants, says what of it is made anew.
     """
 
     request: ImageRequest
@@ -97,6 +126,8 @@ class Order:
     count: int = 1
     first: int = 0
     key: str = ""
+    images: tuple[Image, ...] = ()
+    mask: Image | None = None
 
 
 class Provider(ABC):
@@ -111,6 +142,7 @@ class Provider(ABC):
     progress_every: ClassVar[float | None] = None
     """Seconds between two looks at how far a submit in flight has come (see `progress`). None: the
     provider does not tell."""
+    mask_form: ClassVar[MaskForm] = "alpha"
     in_doubt: ClassVar[InDoubt] = "none"
     """How a call whose answer never came can be cleared up. `none`: not at all; `lookup`: the
     provider can be asked for it (see `lookup`); `key`: it can be sent again under the same

@@ -10,8 +10,8 @@ from urllib.parse import quote
 from common.catalog import Route
 from common.errors import BadAnswer, ContentRefused, JobFailed, JobLost
 from common.task import ImageRequest
+from common.transport import Answer
 from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider, nearest_ratio
-from workers.providers.transport import Answer
 
 __all__ = ["BlackForestLabs"]
 
@@ -39,7 +39,7 @@ class BlackForestLabs(Provider):
     def submit(self, order: Order, *, timeout: float) -> Outcome:
         answer = self._api.post(
             f"/v1/{order.route.model}",
-            _body(order.request, order.route, order.first),
+            _body(order.request, order.route, order.first) | _images(order),
             deadline=time.monotonic() + timeout,
         )
         if not answer.ok:
@@ -104,6 +104,15 @@ def _body(request: ImageRequest, route: Route, first: int) -> dict[str, Any]:
     if request.seed is not None:
         body["seed"] = request.seed + first
     return body
+
+
+def _images(order: Order) -> dict[str, str]:
+    """The pictures to start from: `input_image`, `input_image_2` and so on."""
+    numbers = ("", *(f"_{number}" for number in range(2, len(order.images) + 1)))
+    return {
+        f"input_image{number}": image.base64
+        for number, image in zip(numbers, order.images, strict=False)
+    }
 
 
 def _wait(answer: Answer) -> float | None:

@@ -24,9 +24,9 @@ from common.errors import (
     Refused,
     Unavailable,
 )
+from common.transport import Answer
 from workers.providers.base import Job, Order, Outcome, Picture, Pictures, Provider, Stopped
 from workers.providers.http import Http
-from workers.providers.transport import Answer
 
 __all__ = ["ComfyUI"]
 

@@ -20,6 +20,7 @@ from common.errors import (
     Unavailable,
 )
 from common.task import Billed, ImageRequest
+from common.transport import Answer
 from workers.providers.base import (
     Job,
     Order,
@@ -31,7 +32,6 @@ from workers.providers.base import (
     delivered,
     from_base64,
 )
-from workers.providers.transport import Answer
 
 __all__ = ["Fal"]
 

@@ -17,7 +17,7 @@ from common.errors import (
     ProviderError,
     Unavailable,
 )
-from common.task import ImageRequest
+from common.transport import Answer
 from workers.providers.base import (
     Order,
     Outcome,
@@ -27,7 +27,6 @@ from workers.providers.base import (
     from_base64,
     nearest_ratio,
 )
-from workers.providers.transport import Answer
 
 __all__ = ["Gemini"]
 
@@ -75,7 +74,7 @@ class Gemini(Provider):
     def submit(self, order: Order, *, timeout: float) -> Outcome:
         answer = self._api.post(
             f"/models/{quote(order.route.model, safe='')}:generateContent",
-            _body(order.request, order.route),
+            _body(order),
             deadline=time.monotonic() + timeout,
             pictures=4,  # drafts of the thinking models come along
         )
@@ -134,15 +133,19 @@ class Gemini(Provider):
         return BadAnswer("gemini answered without a picture.")
 
 
-def _body(request: ImageRequest, route: Route) -> dict[str, Any]:
+def _body(order: Order) -> dict[str, Any]:
+    request, route = order.request, order.route
     size = route.upstream_size(request.size)
     width, height = (int(side) for side in size.split("x"))
     image = {"aspectRatio": nearest_ratio(width, height, _RATIOS)}
     if not route.model.startswith(_ONE_SIZE):
         enough = (name for name, area in _AREAS.items() if width * height <= area * _SLACK)
         image["imageSize"] = next(enough, "4K")
+    pictures = [
+        {"inlineData": {"mimeType": each.mime, "data": each.base64}} for each in order.images
+    ]
     return {
-        "contents": [{"role": "user", "parts": [{"text": request.prompt}]}],
+        "contents": [{"role": "user", "parts": [{"text": request.prompt}, *pictures]}],
         "generationConfig": {"responseModalities": ["IMAGE"], "imageConfig": image},
     }
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -38,9 +39,9 @@ from common.errors import (
 )
 from common.settings import ProviderAccess
 from common.task import Billed
-from workers.providers.transport import Answer, Forbidden, TooLarge, Transport, Trouble
+from common.transport import Answer, Forbidden, TooLarge, Transport, Trouble
 
-__all__ = ["Answer", "Http"]
+__all__ = ["Answer", "File", "Http"]
 
 GET_SECONDS = 15.0  # what can be repeated is not waited for till the end of a task
 DOWNLOAD_SECONDS = 120.0
@@ -67,6 +68,15 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 _SECRETS = re.compile(r"(?i)\bbearer\s+\S+|\bsk-[^\s,;\"']+")
 _LINKS = re.compile(r"(?i)\b(?:https?|data):\S+")  # signed, internal or endless
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file as a form holds it."""
+
+    name: str
+    data: bytes = field(repr=False)
+    mime: str
 
 
 class Http:
@@ -122,7 +132,8 @@ class Http:
         multipart: bool = False,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send a call that may cost money, once, as JSON or as the fields of `multipart/form-data`.
+        """Send a call that may cost money, once, as JSON or as the fields of `multipart/form-data`,
+        where a `File`, or several in a list, stands for files.
 
         `pictures`: how many the answer may hold, as they are or in base64. `headers` come on top
         of the usual ones, and replace those of the same name.
@@ -200,7 +211,7 @@ class Http:
                 answer = self._exchange(transport, request, deadline, self._max_image_bytes)
                 if answer.status not in _REDIRECTS:
                     return self._picture(answer)
-                url = urljoin(url, answer.headers.get("Location", ""))
+                url = _joined(url, answer.headers.get("Location", ""))
         except Forbidden as error:
             text = f"{self._provider} named an address for the picture: {error}."
             raise BadAnswer(text, billed="yes") from error
@@ -222,7 +233,10 @@ class Http:
 
     def absolute(self, url: str) -> str:
         """A URL of an answer that may lack the scheme and host of the provider."""
-        return urljoin(f"{self._base}/", url)
+        try:
+            return urljoin(f"{self._base}/", url)
+        except ValueError:
+            return url  # no URL at all, as whoever goes there will say
 
     def error(
         self,
@@ -338,9 +352,23 @@ class Http:
         return transport.exchange(request, deadline=deadline, limit=limit, proxies=proxies)
 
 
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise Forbidden("it is redirected to what is no URL") from error
+
+
 def _multipart(fields: Mapping[str, Any]) -> tuple[bytes, str]:
-    """The body and its content type; every value as text."""
-    return encode_multipart_formdata({name: str(fields[name]).encode() for name in fields})
+    """The body and its content type; every value that is no file as text."""
+    parts: list[tuple[str, Any]] = []
+    for name, value in fields.items():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, File):
+                parts.append((name, (one.name, one.data, one.mime)))
+            else:
+                parts.append((name, str(one).encode()))
+    return encode_multipart_formdata(parts)
 
 
 def _said(answer: Answer) -> str:

@@ -9,8 +9,8 @@ from urllib.parse import quote
 from common.catalog import Route
 from common.errors import BadAnswer, ProviderError, Unavailable
 from common.task import ImageRequest
+from common.transport import Answer
 from workers.providers.base import Order, Outcome, Picture, Pictures, Provider
-from workers.providers.transport import Answer
 
 __all__ = ["HuggingFace"]
 

@@ -9,8 +9,8 @@ from typing import Any
 from common.catalog import Route
 from common.errors import BadAnswer, ContentRefused, ProviderError
 from common.task import Billed, ImageRequest
+from common.transport import Answer
 from workers.providers.base import Job, Order, Outcome, Picture, Provider, delivered
-from workers.providers.transport import Answer
 
 __all__ = ["Ideogram"]
 
@@ -29,6 +29,7 @@ _RESOLUTIONS = (
 )  # fmt: skip
 
 _SEEDS = 2**31
+_NOT_OF_AN_EDIT = ("resolution", "negative_prompt", "image_weight")
 _PICTURE_HOSTS = (".ideogram.ai",)
 
 # Dollars per picture by rendering speed, from the price list of 2026-11; answers do not tell.
@@ -38,6 +39,8 @@ _PRICES = {"TURBO": 0.03, "DEFAULT": 0.06, "QUALITY": 0.09}
 class Ideogram(Provider):
     """`POST {base}/v1/{model}/generate`, one call for up to eight pictures.
 
+    A picture to start from goes to `remix`, and to `edit` when a mask says what is made anew.
+
     What the addresses hold is fetched by `poll`, so that a failed download never leads to buying
     again. A job remembers which pictures the provider kept back as unsafe.
     """
@@ -45,12 +48,19 @@ class Ideogram(Provider):
     name = "ideogram"
     auth = ("Api-Key", "")
     pictures_per_call = 8
+    mask_form = "black"
     poll_every = 0.0  # the pictures are there when their addresses are
 
     def submit(self, order: Order, *, timeout: float) -> Outcome:
-        body = _body(order.request, order.route, order.count, order.first)
+        what = "edit" if order.mask else "remix" if order.images else "generate"
+        body = _body(order.request, order.route, order.count, order.first) | _images(order)
+        if what == "edit":  # the result is of the picture's size, and that is all it can be told
+            body = {name: body[name] for name in body if name not in _NOT_OF_AN_EDIT}
         answer = self._api.post(
-            f"/v1/{order.route.model}/generate", body, deadline=time.monotonic() + timeout
+            f"/v1/{order.route.model}/{what}",
+            body,
+            deadline=time.monotonic() + timeout,
+            multipart=what != "generate",
         )
         if not answer.ok:
             raise self._error(answer)
@@ -122,6 +132,18 @@ def _body(request: ImageRequest, route: Route, count: int, first: int) -> dict[s
     if request.seed is not None:
         body["seed"] = (request.seed + first) % _SEEDS
     return body
+
+
+def _images(order: Order) -> dict[str, Any]:
+    files: dict[str, Any] = {}
+    if order.images:
+        files["image"] = order.images[0].file("image")
+    if order.mask:
+        files["mask"] = order.mask.file("mask")
+    if order.images and order.request.strength is not None:
+        # It wants to be told the contrary: how much of the picture is kept, 1 to 100.
+        files["image_weight"] = max(1, round(100 * (1 - order.request.strength)))
+    return files
 
 
 def _usage(speed: str, count: int) -> dict[str, Any]:

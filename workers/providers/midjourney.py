@@ -22,6 +22,7 @@ from common.errors import (
     Unavailable,
 )
 from common.task import ImageRequest
+from common.transport import Answer
 from workers.providers.base import (
     Job,
     Order,
@@ -32,7 +33,6 @@ from workers.providers.base import (
     Stopped,
     delivered,
 )
-from workers.providers.transport import Answer
 
 __all__ = ["Midjourney"]
 

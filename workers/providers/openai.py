@@ -16,7 +16,8 @@ from common.errors import (
     RateLimited,
     Unavailable,
 )
-from common.task import Billed
+from common.task import Billed, Operation
+from common.transport import Answer
 from workers.providers.base import (
     Job,
     Order,
@@ -27,7 +28,6 @@ from workers.providers.base import (
     delivered,
     from_base64,
 )
-from workers.providers.transport import Answer
 
 __all__ = ["Compatible", "OpenAI"]
 
@@ -61,8 +61,23 @@ _PRICES = {
 _PICTURE_HOSTS = ("*",)
 
 
+_PATHS: dict[Operation, str] = {
+    "generation": "/images/generations",
+    "edit": "/images/edits",
+    "variation": "/images/variations",
+}
+# What the forms do not have that the JSON of a generation does.
+_UNKNOWN: dict[Operation, frozenset[str]] = {
+    "generation": frozenset(),
+    "edit": frozenset({"moderation"}),
+    "variation": frozenset(
+        {"prompt", "quality", "background", "output_format", "output_compression", "moderation"}
+    ),
+}
+
+
 class OpenAI(Provider):
-    """`POST {base}/images/generations`, one call for up to ten pictures.
+    """`POST {base}/images/generations`, `edits` or `variations`, one call for up to ten pictures.
 
     GPT image models always send base64. A compatible server may send addresses instead; what they
     hold is fetched by `poll`, so that a failed download never leads to buying again.
@@ -74,10 +89,11 @@ class OpenAI(Provider):
 
     def submit(self, order: Order, *, timeout: float) -> Outcome:
         answer = self._api.post(
-            "/images/generations",
-            self._body(order),
+            _PATHS[order.request.operation],
+            self._body(order) | _files(order),
             deadline=time.monotonic() + timeout,
             pictures=order.count,
+            multipart=order.request.operation != "generation",
         )
         if not answer.ok:
             raise self._error(answer)
@@ -100,7 +116,7 @@ class OpenAI(Provider):
         return self._api.sandbox or host == "api.openai.com" or host.endswith(".api.openai.com")
 
     def _body(self, order: Order) -> dict[str, Any]:
-        drops = order.route.drops
+        drops = {*order.route.drops, *_UNKNOWN[order.request.operation]}
         return {
             name: value
             for name, value in self._fields(order).items()
@@ -119,6 +135,7 @@ class OpenAI(Provider):
             "output_format": request.output_format,
             "output_compression": request.output_compression,
             "moderation": request.moderation,
+            "input_fidelity": request.input_fidelity,
         }
         if self._is_openai and request.user is not None:
             fields["safety_identifier"] = anonymous(request.user)
@@ -216,6 +233,18 @@ class Compatible(OpenAI):
             "seed": None if request.seed is None else request.seed + order.first,
             "negative_prompt": request.negative_prompt,
         }
+
+
+def _files(order: Order) -> dict[str, Any]:
+    images = [image.file(f"image-{at}") for at, image in enumerate(order.images)]
+    files: dict[str, Any] = {}
+    if len(images) == 1:
+        files["image"] = images[0]
+    elif images:
+        files["image[]"] = images  # as OpenAI's own clients name them
+    if order.mask is not None:
+        files["mask"] = order.mask.file("mask")
+    return files
 
 
 def _picture(item: dict[str, Any]) -> Picture | None:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from common.errors import BadAnswer, ContentRefused, JobFailed, JobLost, ProviderError
 from common.task import ImageRequest
+from common.transport import Answer
 from workers.providers.base import (
     Job,
     Order,
@@ -20,7 +21,6 @@ from workers.providers.base import (
     delivered,
     nearest_ratio,
 )
-from workers.providers.transport import Answer
 
 __all__ = ["Replicate"]
 

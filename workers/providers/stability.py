@@ -8,6 +8,7 @@ from typing import Any
 from common.catalog import Route
 from common.errors import BadAnswer, ContentRefused, JobFailed, ProviderError
 from common.task import ImageRequest
+from common.transport import Answer
 from workers.providers.base import (
     Order,
     Outcome,
@@ -18,12 +19,13 @@ from workers.providers.base import (
     from_base64,
     nearest_ratio,
 )
-from workers.providers.transport import Answer
 
 __all__ = ["Stability"]
 
 _RATIOS = ("21:9", "16:9", "3:2", "5:4", "1:1", "4:5", "2:3", "9:16", "9:21")
 _LARGEST_SEED = 4_294_967_294  # and 0 asks for a random one
+
+_STRENGTH = 0.7  # of an edit that names none; the provider has no default
 
 _TIMEOUT = 60.0  # seconds for which everything is turned away after too many calls
 
@@ -54,7 +56,7 @@ class Stability(Provider):
         )
         answer = self._api.post(
             "/v2beta/stable-image/generate/sd3",
-            _fields(order.request, order.route, order.first),
+            _fields(order.request, order.route, order.first) | _image(order),
             deadline=time.monotonic() + timeout,
             pictures=1,
             multipart=True,
@@ -90,14 +92,26 @@ def _fields(request: ImageRequest, route: Route, first: int) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "model": route.model,
         "prompt": request.prompt,
-        "aspect_ratio": nearest_ratio(width, height, _RATIOS),
         "output_format": request.output_format or "png",
     }
+    if request.operation == "generation":  # else it has the shape of the picture it starts from
+        fields["aspect_ratio"] = nearest_ratio(width, height, _RATIOS)
     if request.negative_prompt:
         fields["negative_prompt"] = request.negative_prompt
     if request.seed is not None:
         fields["seed"] = (request.seed + first) % (_LARGEST_SEED + 1) or _LARGEST_SEED
     return fields
+
+
+def _image(order: Order) -> dict[str, Any]:
+    if not order.images:
+        return {}
+    strength = order.request.strength
+    return {
+        "mode": "image-to-image",
+        "image": order.images[0].file("image"),
+        "strength": _STRENGTH if strength is None else strength,
+    }
 
 
 def _read(answer: Answer) -> tuple[bytes | None, object, int | None]:

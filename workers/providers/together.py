@@ -8,8 +8,8 @@ from typing import Any
 from common.catalog import Route
 from common.errors import BadAnswer, ContentRefused, ProviderError
 from common.task import Billed, ImageRequest
+from common.transport import Answer
 from workers.providers.base import Job, Order, Outcome, Picture, Provider, delivered, from_base64
-from workers.providers.transport import Answer
 
 __all__ = ["Together"]
 

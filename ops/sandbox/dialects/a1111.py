@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from flask import Blueprint, Response, jsonify, request
+from PIL import ImageOps
 from pydantic import BaseModel, Field, ValidationError
 
 from ops.sandbox.dialects.base import Desk, json_object
 from ops.sandbox.faults import Strikes
+from ops.sandbox.pictures import BadSource, Sources, read_source_in_base64
 
 SECONDS = 5.0
 SECONDS_PER_FURTHER_PICTURE = 3.0
@@ -74,6 +76,24 @@ class Inputs(BaseModel):
         names = ("title", "model_name", "hash", "sha256")
         known = (entry for entry in CHECKPOINTS if asked in [entry[name] for name in names])
         return next(known, CHECKPOINTS[0])
+
+
+class ImageInputs(Inputs):
+    """The fields of img2img."""
+
+    init_images: Annotated[list[str], Field(min_length=1)]
+    mask: str | None = None
+    inpainting_mask_invert: int = 0
+    denoising_strength: Annotated[float, Field(ge=0, le=1)] = 0.75
+
+    @property
+    def sources(self) -> Sources:
+        """The pictures it starts from. Raises BadSource."""
+        images = tuple(read_source_in_base64(text) for text in self.init_images)
+        if self.mask is None:
+            return Sources(images)
+        mask = read_source_in_base64(self.mask).convert("L")
+        return Sources(images, ImageOps.invert(mask) if self.inpainting_mask_invert else mask)
 
 
 @dataclass(frozen=True)
@@ -138,13 +158,23 @@ def make_blueprint(desk: Desk) -> Blueprint:
 
     @bp.post("/sdapi/v1/txt2img")
     def generate() -> Response:
+        return sell(Inputs)
+
+    @bp.post("/sdapi/v1/img2img")
+    def generate_from_image() -> Response:
+        return sell(ImageInputs)
+
+    def sell(kind: type[Inputs]) -> Response:
         desk.enter("submit")
         if refusal := _key_refusal():
             return refusal
         try:
-            inputs = Inputs.model_validate(json_object(request.get_json(silent=True)))
+            inputs = kind.model_validate(json_object(request.get_json(silent=True)))
+            sources = inputs.sources if isinstance(inputs, ImageInputs) else None
         except ValidationError as problem:
             return _validation_answer(problem)
+        except BadSource:
+            return _failure(500, "HTTPException", "Invalid encoded image", "")
         if (inputs.sampler_name or inputs.sampler_index) not in SAMPLERS:
             return _failure(404, "HTTPException", "Sampler not found", "")
         strikes = desk.strike("submit", inputs.prompt)
@@ -156,7 +186,9 @@ def make_blueprint(desk: Desk) -> Blueprint:
             desk.bill(prompt=inputs.prompt, model=model, job_id=job_id, count=inputs.count)
         typical = SECONDS + SECONDS_PER_FURTHER_PICTURE * (inputs.count - 1)
         job = queue.add(job_id, desk.seconds(typical), inputs.steps)
-        return desk.deliver(strikes, lambda: _answer(desk, inputs, strikes), seconds=job.eta)
+        return desk.deliver(
+            strikes, lambda: _answer(desk, inputs, sources, strikes), seconds=job.eta
+        )
 
     @bp.get("/sdapi/v1/progress")
     def progress() -> Response:
@@ -179,7 +211,7 @@ def make_blueprint(desk: Desk) -> Blueprint:
     return bp
 
 
-def _answer(desk: Desk, inputs: Inputs, strikes: Strikes) -> Response:
+def _answer(desk: Desk, inputs: Inputs, sources: Sources | None, strikes: Strikes) -> Response:
     if "failed" in strikes:
         return _failure(500, "OutOfMemoryError", "", "CUDA out of memory.")
     seed = secrets.randbelow(2**32) if inputs.seed == -1 else inputs.seed
@@ -196,6 +228,7 @@ def _answer(desk: Desk, inputs: Inputs, strikes: Strikes) -> Response:
             plain=desk.faults.plain,
             grid=scale > 1,
             flaws=strikes,
+            sources=sources,
         )
         return base64.b64encode(picture.body).decode()
 
@@ -222,7 +255,8 @@ def _answer(desk: Desk, inputs: Inputs, strikes: Strikes) -> Response:
         "infotexts": [f"{inputs.prompt}\nSteps: {inputs.steps}, Seed: {each}" for each in seeds],
     }
     text = "" if "bad_info" in strikes else json.dumps(info)
-    return jsonify(images=images, parameters=inputs.model_dump(), info=text)
+    parameters = inputs.model_dump(exclude={"init_images", "mask"})
+    return jsonify(images=images, parameters=parameters, info=text)
 
 
 def _progress(job: Job | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, Self
 
 from flask import Blueprint, Response, jsonify, request, url_for
@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from ops.sandbox.dialects.base import FOREIGN, Desk, json_object
 from ops.sandbox.faults import Strikes
+from ops.sandbox.pictures import BadSource, Sources, read_source_in_base64
 
 URL_SECONDS = 600.0
 JOBS_KEPT = 100_000
@@ -48,6 +49,15 @@ class Inputs(BaseModel):
     def size(self) -> tuple[int, int]:
         """Width and height of the picture."""
         raise NotImplementedError
+
+    @property
+    def sources(self) -> Sources | None:
+        """The pictures it starts from. Raises BadSource."""
+        names = ["input_image", *(f"input_image_{number}" for number in range(2, 9))]
+        given = [text for name in names if (text := getattr(self, name, None))]
+        if not given:
+            return None
+        return Sources(tuple(read_source_in_base64(text) for text in given))
 
     @property
     def default_format(self) -> str:
@@ -188,6 +198,7 @@ class Job:
     cost: float
     started: float
     ready: float
+    sources: Sources | None = None
     strikes: Strikes = field(default_factory=dict)
     signature: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -231,13 +242,19 @@ def make_blueprint(desk: Desk) -> Blueprint:
             return refusal
         try:
             inputs = MODELS[model].inputs.model_validate(json_object(request.get_json(silent=True)))
+            sources = inputs.sources
         except ValidationError as problem:
             return _validation_answer(problem)
+        except BadSource as problem:
+            told = {"type": "value_error", "loc": ["body", "input_image"], "msg": str(problem)}
+            return _detail(422, [told])
         prompt = inputs.prompt or ""
         strikes = desk.strike("submit", prompt)
         if refusal := _refusal(_without_idle_limit(strikes, jobs, model)):
             return desk.deliver(strikes, lambda: refusal)
         job = _make_job(desk, model, inputs, strikes)
+        if sources is not None:
+            job = replace(job, sources=sources.small())
         if "moderated" not in strikes:
             desk.bill(prompt=prompt, model=model, job_id=job.id, seed=inputs.seed)
         jobs.add(job)
@@ -360,6 +377,7 @@ def _sample(desk: Desk, job: Job, strikes: Strikes) -> Response:
         output_format=job.output_format,
         plain=desk.faults.plain,
         flaws=strikes,
+        sources=job.sources,
     )
     return Response(picture.body, mimetype=picture.mime_type)
 

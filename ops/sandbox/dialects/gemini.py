@@ -11,6 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from ops.sandbox.dialects.base import Desk, json_object
 from ops.sandbox.faults import Fault, Strikes
+from ops.sandbox.pictures import BadSource, Sources, read_source_in_base64
 
 # ratio -> the picture at 1K; it is twice and four times as large at 2K and 4K.
 RATIOS = {
@@ -75,8 +76,14 @@ class Fields(BaseModel):
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel)
 
 
+class Blob(Fields):
+    mime_type: Literal["image/png", "image/jpeg", "image/webp"]
+    data: str
+
+
 class Part(Fields):
-    text: str
+    text: str = ""
+    inline_data: Blob | None = None
 
 
 class Content(Fields):
@@ -106,7 +113,15 @@ class Inputs(Fields):
 
     @property
     def prompt(self) -> str:
-        return "\n".join(part.text for part in self.contents[-1].parts)
+        return "\n".join(part.text for part in self.contents[-1].parts if part.text)
+
+    @property
+    def sources(self) -> Sources | None:
+        """The pictures among its parts. Raises BadSource."""
+        blobs = [part.inline_data for part in self.contents[-1].parts if part.inline_data]
+        if not blobs:
+            return None
+        return Sources(tuple(read_source_in_base64(blob.data) for blob in blobs))
 
 
 def make_blueprint(desk: Desk) -> Blueprint:
@@ -122,8 +137,11 @@ def make_blueprint(desk: Desk) -> Blueprint:
             return _no_such_model(model)
         try:
             inputs = Inputs.model_validate(json_object(request.get_json(silent=True)))
+            sources = inputs.sources
         except ValidationError as problem:
             return _validation_answer(problem)
+        except BadSource:
+            return _error(400, "INVALID_ARGUMENT", "Unable to process input image.")
         image = inputs.generation_config.image_config
         if wrong := _wrong_image(model, image):
             return _error(400, "INVALID_ARGUMENT", wrong)
@@ -145,7 +163,7 @@ def make_blueprint(desk: Desk) -> Blueprint:
                 answer_id,
                 inputs,
                 tokens,
-                {"candidates": [_made(desk, model, inputs, strikes)]},
+                {"candidates": [_made(desk, model, inputs, sources, strikes)]},
             ),
             seconds=desk.seconds(seconds),
         )
@@ -163,7 +181,9 @@ def make_blueprint(desk: Desk) -> Blueprint:
     return bp
 
 
-def _made(desk: Desk, model: str, inputs: Inputs, strikes: Strikes) -> dict[str, Any]:
+def _made(
+    desk: Desk, model: str, inputs: Inputs, sources: Sources | None, strikes: Strikes
+) -> dict[str, Any]:
     """The candidate: what the model made of it."""
     if "moderated_output" in strikes:
         return {"index": 0, "finishReason": "IMAGE_SAFETY"}
@@ -176,16 +196,21 @@ def _made(desk: Desk, model: str, inputs: Inputs, strikes: Strikes) -> dict[str,
         seed = inputs.generation_config.seed
         seed = secrets.randbelow(2**31) if seed is None else seed
         if MODELS[model].thinks:
-            draft = _drawn(desk, model, inputs, seed + 1, {})
+            draft = _drawn(desk, model, inputs, sources, seed + 1, {})
             parts += [{"text": "A first draft.", "thought": True}, draft | {"thought": True}]
         if "TEXT" in inputs.generation_config.response_modalities:
             parts.append({"text": "Here is your picture."})
-        parts.append(_drawn(desk, model, inputs, seed, strikes))
+        parts.append(_drawn(desk, model, inputs, sources, seed, strikes))
     return {"index": 0, "finishReason": "STOP", "content": {"role": "model", "parts": parts}}
 
 
 def _drawn(
-    desk: Desk, model: str, inputs: Inputs, seed: int, flaws: dict[str, Fault]
+    desk: Desk,
+    model: str,
+    inputs: Inputs,
+    sources: Sources | None,
+    seed: int,
+    flaws: dict[str, Fault],
 ) -> dict[str, Any]:
     image = inputs.generation_config.image_config
     width, height = MODELS[model].ratios[image.aspect_ratio]
@@ -198,6 +223,7 @@ def _drawn(
         output_format=MODELS[model].output_format,
         plain=desk.faults.plain,
         flaws=flaws,
+        sources=sources,
     )
     data = base64.b64encode(picture.body).decode()
     return {"inlineData": {"mimeType": picture.mime_type, "data": data}}

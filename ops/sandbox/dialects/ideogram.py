@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ops.sandbox.dialects.base import FOREIGN, Desk, json_object
 from ops.sandbox.faults import Strikes
+from ops.sandbox.pictures import BadSource, Sources, read_source
 
 URL_SECONDS = 3600
 PICTURES_KEPT = 10_000
@@ -58,7 +59,7 @@ REFUSALS = {
 
 
 class Inputs(BaseModel):
-    """The fields of a request in JSON, with the provider's defaults; files are not imitated."""
+    """The fields of a request, with the provider's defaults."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -102,6 +103,20 @@ class Inputs(BaseModel):
         return f"{self.prompt}, in fine detail and balanced light" if rewritten else self.prompt
 
 
+class RemixInputs(Inputs):
+    model_config = ConfigDict(strict=False)  # a form knows nothing but text
+
+    image_weight: Annotated[int, Field(ge=1, le=100)] = 50
+
+
+class EditInputs(Inputs):
+    model_config = ConfigDict(strict=False)
+
+    resolution: None = None
+    aspect_ratio: None = None
+    negative_prompt: None = None
+
+
 @dataclass(frozen=True)
 class Sold:
     """A picture that was handed out as an address; it is drawn when somebody comes for it."""
@@ -111,6 +126,8 @@ class Sold:
     expires: int
     signature: str
     strikes: Strikes
+    sources: Sources | None
+    size: tuple[int, int]
 
 
 class Shelf:
@@ -148,6 +165,26 @@ def make_blueprint(desk: Desk) -> Blueprint:
             inputs = Inputs.model_validate(json_object(request.get_json(silent=True)))
         except ValidationError as problem:
             return _validation_answer(problem)
+        return sell(inputs, None, RESOLUTIONS[inputs.drawn])
+
+    @bp.post("/v1/ideogram-v3/<any(remix, edit):what>")
+    def start_from_a_picture(what: str) -> Response:
+        desk.enter("submit")
+        key = request.headers.get("Api-Key", "")
+        if not key or "bad" in key or "invalid" in key:
+            return _failure("bad_key")
+        kind = EditInputs if what == "edit" else RemixInputs
+        try:
+            inputs = kind.model_validate(request.form.to_dict())
+            sources = _sources(masked=what == "edit")
+        except ValidationError as problem:
+            return _validation_answer(problem)
+        except BadSource as problem:
+            return _error(400, str(problem))
+        size = sources.images[0].size if what == "edit" else RESOLUTIONS[inputs.drawn]
+        return sell(inputs, sources.small(), size)
+
+    def sell(inputs: Inputs, sources: Sources | None, size: tuple[int, int]) -> Response:
         strikes = desk.strike("submit", inputs.prompt)
         if refusal := _refusal(strikes):
             return desk.deliver(strikes, lambda: refusal)
@@ -162,7 +199,7 @@ def make_blueprint(desk: Desk) -> Blueprint:
         work = SECONDS[inputs.rendering_speed]
         return desk.deliver(
             strikes,
-            lambda: _answer(shelf, inputs, strikes),
+            lambda: _answer(shelf, inputs, sources, size, strikes),
             seconds=desk.seconds(work + SECONDS_PER_FURTHER_PICTURE * (inputs.num_images - 1)),
         )
 
@@ -180,7 +217,30 @@ def make_blueprint(desk: Desk) -> Blueprint:
     return bp
 
 
-def _answer(shelf: Shelf, inputs: Inputs, strikes: Strikes) -> Response:
+def _sources(*, masked: bool) -> Sources:
+    """The pictures of a form. Raises BadSource."""
+    given = {name: file.read() for name, file in request.files.items()}
+    if set(given) != ({"image", "mask"} if masked else {"image"}):
+        raise BadSource("image and, for an edit, mask are required, and nothing else is taken")
+    image = read_source(given["image"])
+    if not masked:
+        return Sources((image,))
+    mask = read_source(given["mask"])
+    if mask.size != image.size:
+        raise BadSource("image and mask must have the same dimensions")
+    shades = mask.convert("L").getcolors() or []
+    if {shade for _, shade in shades} != {0, 255}:
+        raise BadSource("mask must be black and white, with some of each")
+    return Sources((image,), mask.convert("L").point([255] + [0] * 255))
+
+
+def _answer(
+    shelf: Shelf,
+    inputs: Inputs,
+    sources: Sources | None,
+    size: tuple[int, int],
+    strikes: Strikes,
+) -> Response:
     if "failed" in strikes:
         return _failure("server_error")
     data = []
@@ -195,12 +255,14 @@ def _answer(shelf: Shelf, inputs: Inputs, strikes: Strikes) -> Response:
             expires=int(time.time()) + (-1 if "expired_url" in strikes else URL_SECONDS),
             signature=uuid.uuid4().hex,
             strikes=strikes,
+            sources=sources,
+            size=size,
         )
         data.append(
             {
                 "url": None if withheld else _url(shelf, sold),
                 "prompt": inputs.final_prompt,
-                "resolution": inputs.drawn,
+                "resolution": f"{size[0]}x{size[1]}",
                 "is_image_safe": not withheld,
                 "seed": sold.seed,
                 "style_type": inputs.style_type or "GENERAL",
@@ -219,7 +281,7 @@ def _picture(desk: Desk, sold: Sold, strikes: Strikes) -> Response:
         return Response("Forbidden", 403, mimetype="text/plain")
     if "redirect_image" in strikes:
         return Response(status=302, headers={"Location": f"{FOREIGN}/latest/meta-data/"})
-    width, height = RESOLUTIONS[sold.inputs.drawn]
+    width, height = sold.size
     picture = desk.painter.picture(
         sold.inputs.prompt,
         width=width,
@@ -228,6 +290,7 @@ def _picture(desk: Desk, sold: Sold, strikes: Strikes) -> Response:
         output_format="png",
         plain=desk.faults.plain,
         flaws=strikes,
+        sources=sold.sources,
     )
     return Response(picture.body, mimetype=picture.mime_type)
 

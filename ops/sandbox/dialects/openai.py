@@ -8,13 +8,15 @@ import math
 import re
 import time
 import uuid
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from flask import Blueprint, Response, after_this_request, jsonify, request
+from PIL import Image
 
 from ops.sandbox.dialects.base import Desk, json_object
 from ops.sandbox.faults import Strikes
+from ops.sandbox.pictures import BadSource, Sources, clear_in, read_source
 
 # model -> its generation, and the Unix time it was made known.
 MODELS = {
@@ -54,17 +56,29 @@ KNOWN = frozenset(
 )
 
 
+# What is done, by the last part of its path, and the fields that are known then.
+Task = Literal["generations", "edits", "variations"]
+KNOWN_BY_TASK: dict[Task, frozenset[str]] = {
+    "generations": KNOWN,
+    "edits": KNOWN - {"moderation"} | {"input_fidelity"},
+    "variations": frozenset({"model", "n", "size", "user"}),
+}
+MOST_IMAGES = 16
+MASK_BYTES = 4_000_000
+IMAGE_TOKENS = 323  # of an input of 1024x1024
+
+
 @dataclass(frozen=True)
 class Service:
     """Who speaks the dialect: the models it serves, and the fields it knows."""
 
     models: dict[str, tuple[float, int]]
-    known: frozenset[str]
+    further: frozenset[str] = frozenset()
 
 
-OPENAI = Service(MODELS, KNOWN)
+OPENAI = Service(MODELS)
 COMPATIBLE = Service(
-    MODELS | RETIRED, KNOWN | {"response_format", "style", "seed", "negative_prompt"}
+    MODELS | RETIRED, frozenset({"response_format", "style", "seed", "negative_prompt"})
 )
 
 # quality -> output tokens of a 1024x1024 picture, and how its time compares with medium.
@@ -134,15 +148,18 @@ class Generation:
     output_format: str
     compression: int
     transparent: bool
+    sources: Sources | None = None
 
     @classmethod
-    def from_json(cls, body: dict[str, Any], service: Service) -> "Generation":
+    def from_json(
+        cls, body: dict[str, Any], service: Service, task: Task = "generations"
+    ) -> "Generation":
         """Raises Refused, naming the first field that is wrong."""
         fields = {name: value for name, value in body.items() if value is not None}
         model = _checked_model(fields, service)
         generation, _ = service.models[model]
         for name in fields:
-            if name not in service.known:
+            if name not in KNOWN_BY_TASK[task] | service.further:
                 raise Refused(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
         width, height = _checked_size(fields, model, generation)
         for name in TEXTS:
@@ -168,9 +185,10 @@ class Generation:
         quality = _checked_choice(fields, "quality", qualities, "auto")
         _checked_choice(fields, "response_format", ("b64_json",), "b64_json")
         _checked_choice(fields, "moderation", CHOICES["moderation"], "auto")
+        _checked_choice(fields, "input_fidelity", ("high", "low"), "low")
         _refuse_streaming(fields)
         return cls(
-            prompt=_checked_prompt(fields),
+            prompt="" if task == "variations" else _checked_prompt(fields),
             model=model,
             n=_checked_integer(fields, "n", 1, 10, default=1),
             width=width,
@@ -191,12 +209,15 @@ class Generation:
     def usage(self) -> dict[str, Any]:
         area = self.width * self.height / 1024**2
         text = 8 + len(self.prompt) // 4
+        image = 0
+        if self.sources is not None:
+            image = math.ceil(IMAGE_TOKENS * self.sources.pixels / 1024**2)
         output = round(EFFORT[self.quality][0] * area) * self.n
         return {
-            "total_tokens": text + output,
-            "input_tokens": text,
+            "total_tokens": text + image + output,
+            "input_tokens": text + image,
             "output_tokens": output,
-            "input_tokens_details": {"text_tokens": text, "image_tokens": 0},
+            "input_tokens_details": {"text_tokens": text, "image_tokens": image},
             "output_tokens_details": {"text_tokens": 0, "image_tokens": output},
         }
 
@@ -229,7 +250,27 @@ def make_blueprint(desk: Desk) -> Blueprint:
         body = json_object(request.get_json(silent=True))
         if body is None:
             raise Refused("We could not parse the JSON body of your request: expected an object.")
-        generation = Generation.from_json(body, service)
+        return sell(Generation.from_json(body, service))
+
+    @bp.post("/v1/images/edits")
+    def edit() -> Response:
+        return sell_from_form("edits")
+
+    @bp.post("/v1/images/variations")
+    def vary() -> Response:
+        return sell_from_form("variations")
+
+    def sell_from_form(task: Task) -> Response:
+        desk.enter("submit")
+        _check_key()
+        if request.mimetype != "multipart/form-data":
+            raise Refused("This sandbox takes a form here, with the images as files.")
+        generation = Generation.from_json(_form_fields(), service, task)
+        if task == "variations" and generation.model not in RETIRED:
+            raise Refused(f"Invalid value: '{generation.model}'.", param="model")
+        return sell(replace(generation, sources=_sources(generation.model)))
+
+    def sell(generation: Generation) -> Response:
         strikes = desk.strike("submit", generation.prompt)
         if refusal := _refusal(strikes):
             return desk.deliver(strikes, lambda: refusal, seconds=0.0)
@@ -282,6 +323,7 @@ def _answer(desk: Desk, generation: Generation, strikes: Strikes) -> Response:
             transparent=generation.transparent,
             plain=desk.faults.plain,
             flaws=strikes,
+            sources=generation.sources,
         ).body
         for index in range(count)
     ]
@@ -294,6 +336,53 @@ def _answer(desk: Desk, generation: Generation, strikes: Strikes) -> Response:
         size=f"{generation.width}x{generation.height}",
         usage=generation.usage,
     )
+
+
+def _form_fields() -> dict[str, Any]:
+    fields: dict[str, Any] = dict(request.form.items())
+    for name in ("n", "output_compression", "seed"):
+        if str(fields.get(name, "")).isdecimal():
+            fields[name] = int(fields[name])
+    return fields
+
+
+def _sources(model: str) -> Sources:
+    """The pictures of a form. Raises Refused for those that the provider does not take."""
+    files = [*request.files.getlist("image"), *request.files.getlist("image[]")]
+    if not files:
+        raise Refused(
+            "Missing required parameter: 'image'.",
+            param="image",
+            code="missing_required_parameter",
+        )
+    if len(files) > (1 if model in RETIRED else MOST_IMAGES):
+        raise Refused("Too many images.", param="image", code="array_above_max_length")
+    images = tuple(_source(file.read(), "image") for file in files)
+    if model in RETIRED and (images[0].format != "PNG" or images[0].width != images[0].height):
+        raise Refused("Uploaded image must be a PNG and square.", param="image")
+    if (file := request.files.get("mask")) is None:
+        return Sources(images)
+    data = file.read()
+    mask = _source(data, "mask")
+    if mask.format != "PNG" or len(data) >= MASK_BYTES:
+        raise Refused("The mask must be a PNG of less than 4 MB.", param="mask")
+    if mask.size != images[0].size:
+        raise Refused("Invalid input: the mask size does not match the image.", param="mask")
+    clear = clear_in(mask)
+    if clear is None:
+        raise Refused("Invalid mask: it has no alpha channel.", param="mask")
+    return Sources(images, clear)
+
+
+def _source(data: bytes, param: str) -> Image.Image:
+    try:
+        return read_source(data)
+    except BadSource as error:
+        raise Refused(
+            "Invalid image file or mode, please check your image file.",
+            param=param,
+            code="invalid_image_file",
+        ) from error
 
 
 def _refusal(strikes: Strikes) -> Response | None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ops.sandbox.dialects.base import Desk
 from ops.sandbox.faults import Strikes
+from ops.sandbox.pictures import BadSource, Sources, read_source
 
 # aspect_ratio -> width and height, about a megapixel
 SIZES = {
@@ -77,7 +78,8 @@ class Inputs(BaseModel):
 
 
 class Sd3Inputs(Inputs):
-    mode: Literal["text-to-image"] = "text-to-image"  # the sandbox draws from words alone
+    mode: Literal["text-to-image", "image-to-image"] = "text-to-image"
+    strength: Annotated[float | None, Field(ge=0, le=1)] = None
     model: Sd3Model = "sd3.5-large"
     cfg_scale: Annotated[float | None, Field(ge=1, le=10)] = None
 
@@ -96,8 +98,11 @@ def make_blueprint(desk: Desk) -> Blueprint:
         kind = Sd3Inputs if endpoint == "sd3" else Inputs
         try:
             inputs = kind.model_validate(request.form.to_dict())
+            sources = _sources(inputs)
         except ValidationError as problem:
             return _validation_answer(problem)
+        except BadSource as problem:
+            return _failure(400, "bad_request", f"image: {problem}")
         strikes = desk.strike("submit", inputs.prompt)
         if refusal := _refusal(strikes):
             return desk.deliver(strikes, lambda: refusal)
@@ -112,7 +117,9 @@ def make_blueprint(desk: Desk) -> Blueprint:
                 seed=inputs.seed or None,
             )
         return desk.deliver(
-            strikes, lambda: _answer(desk, inputs, strikes), seconds=desk.seconds(SECONDS[model])
+            strikes,
+            lambda: _answer(desk, inputs, sources, strikes),
+            seconds=desk.seconds(SECONDS[model]),
         )
 
     @bp.get("/v1/user/balance")
@@ -122,10 +129,25 @@ def make_blueprint(desk: Desk) -> Blueprint:
     return bp
 
 
-def _answer(desk: Desk, inputs: Inputs, strikes: Strikes) -> Response:
+def _sources(inputs: Inputs) -> Sources | None:
+    """The picture of a form. Raises BadSource when there is none and there should be, or the other
+    way round."""
+    file = request.files.get("image")
+    if not isinstance(inputs, Sd3Inputs) or inputs.mode == "text-to-image":
+        if file is not None:
+            raise BadSource("not taken in this mode")
+        return None
+    if file is None or inputs.strength is None:
+        raise BadSource("image and strength are required in this mode")
+    if "aspect_ratio" in inputs.model_fields_set:
+        raise BadSource("aspect_ratio is not taken in this mode")
+    return Sources((read_source(file.read()),))
+
+
+def _answer(desk: Desk, inputs: Inputs, sources: Sources | None, strikes: Strikes) -> Response:
     if "failed" in strikes:
         return _failure(*REFUSALS["server_error"])
-    width, height = SIZES[inputs.aspect_ratio]
+    width, height = SIZES[inputs.aspect_ratio] if sources is None else sources.images[0].size
     seed = inputs.seed or 1 + secrets.randbelow(LARGEST_SEED)
     filtered = "moderated_output" in strikes
     picture = desk.painter.picture(
@@ -136,6 +158,7 @@ def _answer(desk: Desk, inputs: Inputs, strikes: Strikes) -> Response:
         output_format=inputs.output_format,
         plain=desk.faults.plain or filtered,  # one flat colour is as blurred as can be
         flaws=strikes,
+        sources=sources,
     )
     body = b"" if "no_image" in strikes else picture.body
     request_id = uuid.uuid4().hex
