@@ -135,7 +135,7 @@ def test_the_key_command_says_what_is_wrong(stack: Stack) -> None:
 def test_keys_are_limited_and_shown(stack: Stack) -> None:
     models = "flux-*, dall-e-3,flux_pro"
     limits = ("--usd-per-month", "12.5", "--tasks-in-flight", "7", "--models", models)
-    made = flask(stack, "keys", "create", "the club", *limits, "--requests-per-minute", "30")
+    made = flask(stack, "keys", "create", "the club", *limits, "--requests-per-minute", "1")
     key_id = made.stderr.split()[0]
     headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
     stack.post({"model": "flux-pro", "prompt": "x", "n": 2}, headers=headers)
@@ -148,10 +148,10 @@ def test_keys_are_limited_and_shown(stack: Stack) -> None:
 
     assert "flux_pro matches no model" in made.stderr
     assert "flux-*, dall-e-3, flux_pro" in shown
-    assert "1, of 7" in shown and "29 left, of 30" in shown
+    assert "1, of 7" in shown and "0 left, of 1" in shown
     assert "0.0800 (estimated: 0.0800), of 12.5" in shown
     assert "flux-pro: 2 images, $0.0800" in shown
-    expected = "requests/minute 30  in flight 7  images/day 9  $/month 12.5"
+    expected = "requests/minute 1  in flight 7  images/day 9  $/month 12.5"
     assert expected in changed and "models" not in changed
     (line,) = [line for line in listed.splitlines() if line.startswith(key_id)]
     assert line.endswith(f"valid  $0.08 this month, 2 images today  {expected}  the club")

@@ -160,7 +160,7 @@ def test_the_commands_do_what_is_said_of_them(checkout: Checkout, block: str) ->
         if commands(block)[-1].endswith(SERVE):
             said = _until_ready(process)
         else:
-            said = "".join(process.communicate(timeout=60))
+            said = "".join(process.communicate(timeout=180))
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
