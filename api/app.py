@@ -14,6 +14,7 @@ from api import (
     health,
     history,
     images,
+    llms,
     models,
     openapi,
     playground,
@@ -106,6 +107,7 @@ def create_app(settings: Settings) -> Flask:
         )
     )
     app.register_blueprint(openapi.make_blueprint(app))
+    app.register_blueprint(llms.make_blueprint(app, catalog, providers, base_url))
     app.register_blueprint(playground.make_blueprint(VERSION))
     app.cli.add_command(make_commands(keys, WebhookSecrets(client), store, catalog))
     return app

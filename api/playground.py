@@ -28,9 +28,7 @@ _HEADERS = {
 
 def make_blueprint(version: str) -> Blueprint:
     """`GET /`: the page for whoever prefers HTML, a few words in JSON for others; and its files."""
-    bp = Blueprint(
-        "playground", __name__, static_folder=str(_FILES), static_url_path="/playground"
-    )
+    bp = Blueprint("playground", __name__, static_folder=str(_FILES), static_url_path="/playground")
 
     @bp.get("/")
     def root() -> Response:

@@ -157,8 +157,7 @@ async function submit(fields) {
     const task = await api.submit(fields, attempt.name);
     memory.attempt = null;
     memory.keep(task.id, fields);
-    // The size is told with the next answer; the frame has its shape from now on.
-    gallery.show({ size: fields.size, ...task }, fields);
+    gallery.show({ size: fields.size, ...task }, fields); // the server says the size with its next answer
     watch.add(task.id);
     say("Submitted");
     reveal(task.id);
@@ -178,28 +177,29 @@ function reveal(id) {
   if (top > innerHeight - 80) card.scrollIntoView({ block: "nearest" });
 }
 
+/** Say what is wrong with a submit: beside the fields that are to blame, and what would help. */
 function trouble(error, fields) {
   const { error: about = {}, fields: wrong = [] } = error;
-  let focused = false;
-  for (const { field, message } of wrong)
-    focused = (form.blame(field, message, { focus: !focused }) && !["model"].includes(field)) || focused;
-  const values = proposals(about);
-  const known = ["model", "size", "quality", "style", "output_format"].includes(about.param);
-  const again = !wrong.length && (about.retryable || !(error instanceof Refused));
+  const elsewhere = wrong.filter(({ field, message }) => !form.blame(field, message));
+  const arrived = error instanceof Refused;
+  const again = !wrong.length && (about.retryable || !arrived);
+  const offers = form.has(about.param) ? proposals(about) : [];
+  const lines = wrong.length ? elsewhere.map(({ message }) => message) : [error.message];
+  const help = arrived ? advice(about) : "Sent again, it is still one task: nothing is bought twice.";
   find("trouble").replaceChildren(
-    el("p", {}, el("b", {}, error.message)),
-    el("p", {}, again && !(error instanceof Refused) ? "Sent again, it is still one task: nothing is bought twice." : advice(about)),
+    ...lines.map((line) => el("p", {}, el("b", {}, line))),
+    el("p", {}, help),
     el(
       "p",
       { class: "stack" },
-      ...(known ? values : []).map((value) =>
+      ...offers.map((value) =>
         el("button", { type: "button", onclick: () => form.apply(about.param, value) }, `Use ${value}`),
       ),
-      again ? el("button", { type: "button", onclick: () => submit(fields) }, "Try again") : null,
+      again && el("button", { type: "button", onclick: () => submit(fields) }, "Try again"),
     ),
   );
-  find("trouble").hidden = false;
-  if (!focused) find("trouble").focus();
+  find("trouble").hidden = !(lines.length || help || offers.length);
+  if (lines.length) find("trouble").focus();
 }
 
 /** Take what was told of a task, unless it is older than what is known. */

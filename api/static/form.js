@@ -44,7 +44,7 @@ export class Form {
     form.addEventListener("input", (event) => {
       if (event.target.name === "model") this.#follow({ ...this.fields(), model: undefined });
       this.#changed();
-      this.clear(event.target.name || event.target.id);
+      this.clear();
     });
     form.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
@@ -87,7 +87,7 @@ export class Form {
     this.fill(this.#wanted ?? memory.draft);
   }
 
-  #choice({ id, owned_by, image }) {
+  #choice({ id, image }) {
     const rate = image.recommendation?.success_rate_24h;
     const facts = [
       money(image.price_per_image_usd),
@@ -104,7 +104,6 @@ export class Form {
         "span",
         {},
         el("b", {}, id),
-        el("small", { class: "owner" }, owned_by),
         el("small", { class: "facts" }, facts.join(" · ")),
         el("small", { class: "strength" }, image.description),
       ),
@@ -233,26 +232,27 @@ export class Form {
     return false;
   }
 
-  /** Say beside a field what is wrong with it, and go there. */
-  blame(name, text, { focus = true } = {}) {
+  /** Whether a value for this field can be put in by the page. */
+  has = (name) => ["model", "size", "quality", "style", "output_format"].includes(name);
+
+  /** Say beside a field what is wrong with it, and go to the first such. False: no such field. */
+  blame(name, text) {
     const problem = find(`${name}-problem`);
     if (!problem) return false;
     problem.textContent = text;
     problem.hidden = false;
-    const field = find(name) ?? find("custom-size");
-    if (name === "negative_prompt" || name === "seed") find("more").open = true;
+    if (find("more").contains(problem)) find("more").open = true;
+    const field = { size: find("custom-size"), model: find("picker").firstElementChild }[name] ?? find(name);
+    if (!this.#form.querySelector("[aria-invalid]")) field.focus();
     field.setAttribute("aria-invalid", "true");
-    if (focus && !field.hidden) field.focus();
     return true;
   }
 
-  clear(name) {
+  clear() {
     find("trouble").hidden = true;
-    for (const problem of this.#form.querySelectorAll(".problem"))
-      if (!name || problem.id === `${name}-problem` || name === "model") problem.hidden = true;
+    for (const problem of this.#form.querySelectorAll(".problem")) problem.hidden = true;
     for (const field of this.#form.querySelectorAll("[aria-invalid]"))
-      if (!name || field.id === name || name === "model" || field.id === "custom-size")
-        field.removeAttribute("aria-invalid");
+      field.removeAttribute("aria-invalid");
   }
 
   /** Take a value that the server proposed for a field. */

@@ -186,8 +186,6 @@ class Card {
     const { task } = this;
     if (task.status === "completed") return this.#pictures(prompt);
     const frame = el("div", { class: "frame" });
-    const [width, height] = (this.task.size ?? "1x1").split("x").map(Number);
-    frame.style.setProperty("aspect-ratio", String(Math.min(2, Math.max(0.75, width / height || 1))));
     if (task.status === "failed") {
       const { title, text, billed } = failure(task);
       frame.classList.add(task.cancelled ? "cancelled" : "failed");

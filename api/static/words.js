@@ -11,10 +11,14 @@ export function money(dollars) {
 }
 
 export function duration(seconds) {
-  if (seconds < 1) return "under 1 s";
-  if (seconds < 90) return `${Math.round(seconds)} s`;
-  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
-  return seconds < 129600 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} days`;
+  const units = [
+    [90, 1, "s"],
+    [5400, 60, "min"],
+    [129600, 3600, "h"],
+    [Infinity, 86400, "days"],
+  ];
+  const [, length, name] = units.find(([most]) => seconds < most);
+  return seconds < 1 ? "under 1\u00a0s" : `${Math.round(seconds / length)}\u00a0${name}`;
 }
 
 export function ago(unixSeconds) {
@@ -44,7 +48,7 @@ export function doing(task) {
   const left = task.eta_seconds === undefined ? "" : ` About ${duration(task.eta_seconds)} left.`;
   if (task.cancellation_status === "requested") return "Asking the provider to stop…";
   if (task.blocked_reason) return (BLOCKED[task.blocked_reason] ?? "Waiting.") + left;
-  if (task.status === "processing") return (task.progress ? `${task.progress} %.` : "Developing…") + left;
+  if (task.status === "processing") return (task.progress ? `Developing, ${task.progress} %.` : "Developing…") + left;
   if (task.queue_position === 1) return `Next in line.${left}`;
   if (task.queue_position) return `Number ${task.queue_position} in line.${left}`;
   return `Waiting for a worker.${left}`;

@@ -1,4 +1,4 @@
-"""A real Chromium, spoken to by its DevTools protocol: what a person does, and what the page says."""
+"""A real Chromium, spoken to by its DevTools protocol: what a person does and sees."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ _KEYS = {
     "ArrowDown": ("ArrowDown", 40, ""),
 }
 _CONTROL = 2
+_OFFERED = "document.querySelectorAll('.model').length"
 
 
 class Page:
@@ -55,9 +55,7 @@ class Page:
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """A command of the protocol, and its result."""
         number = next(self._ids)
-        self._connection.send(
-            json.dumps({"id": number, "method": method, "params": parameters})
-        )
+        self._connection.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
             message = json.loads(self._connection.recv(timeout=30))
             if message.get("id") == number:
@@ -102,7 +100,9 @@ class Page:
 
     def text(self, selector: str) -> str:
         """What people can read in an element; nothing where there is none."""
-        return str(self.evaluate(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''"))
+        return str(
+            self.evaluate(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''")
+        )
 
     def count(self, selector: str) -> int:
         """How many such elements can be seen."""
@@ -128,19 +128,12 @@ class Page:
 
     def open(self, url: str) -> None:
         self.call("Page.navigate", url=url)
-        self.until(
-            lambda: self.evaluate("document.readyState") == "complete" and self.count("#models *") or
-            self.evaluate("document.querySelectorAll('.model').length"),
-            "models are offered",
-        )
+        self.until(lambda: self.evaluate(_OFFERED), "models are offered")
 
     def reload(self) -> None:
         self.evaluate("window.before = true")
         self.call("Page.reload")
-        self.until(
-            lambda: self.evaluate("!window.before && document.querySelectorAll('.model').length"),
-            "reloaded",
-        )
+        self.until(lambda: self.evaluate(f"!window.before && {_OFFERED}"), "reloaded")
 
     def click(self, selector: str) -> None:
         """With the pointer, where the element is: what covers it would get the click instead."""
@@ -154,9 +147,7 @@ class Page:
             "return [r.x + r.width / 2, r.y + r.height / 2] })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            self.call(
-                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
-            )
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def type(self, selector: str, text: str) -> None:
         """Replace what is in a field."""
@@ -245,7 +236,9 @@ class Browser:
 
             context = call(1, "Target.createBrowserContext", disposeOnDetach=False)
             target = call(
-                2, "Target.createTarget", url="about:blank",
+                2,
+                "Target.createTarget",
+                url="about:blank",
                 browserContextId=context["browserContextId"],
             )["targetId"]
         address = f"ws://{urlsplit(self._base).netloc}/devtools/page/{target}"
