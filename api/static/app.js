@@ -125,6 +125,7 @@ function show(tasks) {
     gallery.show(task, memory.fieldsOf(task.id));
     if (!isFinal(task)) watch.add(task.id);
   }
+  gallery.settle();
 }
 
 function turnedTo(page) {

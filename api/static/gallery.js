@@ -30,7 +30,7 @@ export class Gallery {
     this.#actions = actions;
     find("filter").addEventListener("change", (event) => {
       this.#shown = event.target.value;
-      this.#settle();
+      this.settle();
     });
     setInterval(() => this.#tick(), 1000);
   }
@@ -61,7 +61,7 @@ export class Gallery {
       );
       this.#list.insertBefore(card.item, next ?? null);
     }
-    this.#settle();
+    this.settle();
   }
 
   note(id, text) {
@@ -76,16 +76,17 @@ export class Gallery {
     card.item.remove();
     this.#cards.delete(id);
     if (had) (next?.querySelector("button") ?? find("pictures")).focus();
-    this.#settle();
+    this.settle();
   }
 
   clear() {
     this.#cards.clear();
     this.#list.replaceChildren();
-    this.#settle();
+    this.settle();
   }
 
-  #settle() {
+  /** Show what is asked for, or say that there is nothing. */
+  settle() {
     let visible = 0;
     for (const card of this.#cards.values()) {
       card.item.hidden = !matches(card.task, this.#shown);

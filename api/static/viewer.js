@@ -22,9 +22,10 @@ export class Viewer {
       button.append(icon(button.dataset.turn === "1" ? "right" : "left"));
       button.addEventListener("click", () => this.#turn(Number(button.dataset.turn)));
     }
-    this.#dialog.addEventListener("keydown", (event) => {
+    // On the document: a click beside all controls leaves the focus outside of the dialog.
+    document.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (step === undefined) return;
+      if (step === undefined || !this.#dialog.open) return;
       event.preventDefault();
       this.#turn(step);
     });
@@ -100,7 +101,10 @@ export class Viewer {
     );
     for (const button of this.#dialog.querySelectorAll("[data-turn]")) {
       const to = this.#at + Number(button.dataset.turn);
-      button.disabled = to < 0 || to >= this.#pictures.length;
+      const end = to < 0 || to >= this.#pictures.length;
+      // A button that is disabled under the focus would swallow every key.
+      if (end && button === document.activeElement) this.#dialog.querySelector("[data-close]").focus();
+      button.disabled = end;
     }
   }
 }

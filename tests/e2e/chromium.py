@@ -48,14 +48,15 @@ class Page:
         self._ids = itertools.count(1)
         self.complaints: list[str] = []
         self.requests: list[tuple[str, str]] = []
+        self.lost = 0
+        self._to_lose = 0
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """A command of the protocol, and its result."""
-        number = next(self._ids)
-        self._connection.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        number = self._send(method, **parameters)
         while True:
             message = json.loads(self._connection.recv(timeout=30))
             if message.get("id") == number:
@@ -63,6 +64,11 @@ class Page:
                 result: dict[str, Any] = message["result"]
                 return result
             self._hear(message)
+
+    def _send(self, method: str, **parameters: Any) -> int:
+        number = next(self._ids)
+        self._connection.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        return number
 
     def _hear(self, message: dict[str, Any]) -> None:
         about = message.get("params", {})
@@ -81,6 +87,14 @@ class Page:
             case "Network.requestWillBeSent":
                 request = about["request"]
                 self.requests.append((request["method"], request["url"]))
+            case "Fetch.requestPaused":
+                lose = self.lost < self._to_lose
+                self.lost += lose
+                self._send(
+                    "Fetch.failRequest" if lose else "Fetch.continueRequest",
+                    requestId=about["requestId"],
+                    **({"errorReason": "ConnectionReset"} if lose else {}),
+                )
 
     @property
     def hosts(self) -> set[str]:
@@ -163,6 +177,14 @@ class Page:
         self.call("Input.dispatchKeyEvent", type="keyDown", modifiers=modifiers, **common, **down)
         self.call("Input.dispatchKeyEvent", type="keyUp", modifiers=modifiers, **common)
 
+    # -- what happens on the way
+
+    def lose_answers(self, pattern: str, times: int) -> None:
+        """Cut the connection when the server has answered, the next `times`; `lost` counts."""
+        self._to_lose, self.lost = times, 0
+        stage = {"urlPattern": pattern, "requestStage": "Response"}
+        self.call("Fetch.enable", patterns=[stage])
+
     # -- how it looks
 
     def size(self, width: int, height: int, *, scale: float = 1, mobile: bool = False) -> None:
@@ -189,7 +211,6 @@ class Browser:
 
     def __init__(self, directory: Path) -> None:
         assert BROWSER
-        self._tabs: list[ClientConnection] = []
         self._process = subprocess.Popen(
             [
                 BROWSER,
@@ -222,8 +243,9 @@ class Browser:
             raise
         self._base = f"http://127.0.0.1:{port}"
 
-    def page(self) -> Page:
-        """A new tab that shares nothing with those before: no storage, no cache."""
+    @contextlib.contextmanager
+    def page(self) -> Iterator[Page]:
+        """A new tab that shares nothing with others: no storage, no cache."""
         version = requests.get(f"{self._base}/json/version", timeout=10).json()
         with connect(version["webSocketDebuggerUrl"], max_size=None) as control:
 
@@ -234,22 +256,14 @@ class Browser:
                 result: dict[str, Any] = message["result"]
                 return result
 
-            context = call(1, "Target.createBrowserContext", disposeOnDetach=False)
-            target = call(
-                2,
-                "Target.createTarget",
-                url="about:blank",
-                browserContextId=context["browserContextId"],
-            )["targetId"]
-        address = f"ws://{urlsplit(self._base).netloc}/devtools/page/{target}"
-        tab = connect(address, max_size=None)
-        self._tabs.append(tab)
-        return Page(tab)
+            # It is gone with this connection.
+            context = call(1, "Target.createBrowserContext", disposeOnDetach=True)
+            target = call(2, "Target.createTarget", url="about:blank", **context)["targetId"]
+            address = f"ws://{urlsplit(self._base).netloc}/devtools/page/{target}"
+            with connect(address, max_size=None) as tab:
+                yield Page(tab)
 
     def close(self) -> None:
-        for tab in self._tabs:
-            with contextlib.suppress(Exception):
-                tab.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(20)
