@@ -57,6 +57,11 @@ export class Form {
       this.clear();
       if (this.#check()) submit(this.fields());
     });
+    find("picker").addEventListener("toggle", () => {
+      const chosen = form.querySelector('input[name="model"]:checked')?.parentElement;
+      const list = find("models");
+      if (chosen) list.scrollTop = chosen.offsetTop - list.offsetTop - list.clientHeight / 3;
+    });
     // The pointer chooses and is done; the arrow keys go through the list.
     find("models").addEventListener("click", (event) => {
       if (event.detail && event.target.closest("label")) find("picker").open = false;

@@ -50,6 +50,7 @@ class Page:
         self.requests: list[tuple[str, str]] = []
         self.lost = 0
         self._to_lose = 0
+        self._refusal, self._unrefused = 0, ""
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.call("Page.setLifecycleEventsEnabled", enabled=True)
@@ -88,13 +89,16 @@ class Page:
                 request = about["request"]
                 self.requests.append((request["method"], request["url"]))
             case "Fetch.requestPaused":
-                lose = self.lost < self._to_lose
-                self.lost += lose
-                self._send(
-                    "Fetch.failRequest" if lose else "Fetch.continueRequest",
-                    requestId=about["requestId"],
-                    **({"errorReason": "ConnectionReset"} if lose else {}),
-                )
+                self._let_pass_or_not(about["requestId"], about["request"]["url"], about)
+
+    def _let_pass_or_not(self, request_id: str, url: str, about: dict[str, Any]) -> None:
+        if "responseStatusCode" not in about and not url.endswith(self._unrefused):
+            self._send("Fetch.fulfillRequest", requestId=request_id, responseCode=self._refusal)
+        elif self.lost < self._to_lose:
+            self.lost += 1
+            self._send("Fetch.failRequest", requestId=request_id, errorReason="ConnectionReset")
+        else:
+            self._send("Fetch.continueRequest", requestId=request_id)
 
     @property
     def hosts(self) -> set[str]:
@@ -182,8 +186,13 @@ class Page:
     def lose_answers(self, pattern: str, times: int) -> None:
         """Cut the connection when the server has answered, the next `times`; `lost` counts."""
         self._to_lose, self.lost = times, 0
-        stage = {"urlPattern": pattern, "requestStage": "Response"}
-        self.call("Fetch.enable", patterns=[stage])
+        self.call("Fetch.enable", patterns=[{"urlPattern": pattern, "requestStage": "Response"}])
+
+    def refuse(self, pattern: str, status: int, *, but: str = "nothing") -> None:
+        """Let something between here and the server answer for it, with this status and no body,
+        `but` to addresses that end so."""
+        self._refusal, self._unrefused = status, but
+        self.call("Fetch.enable", patterns=[{"urlPattern": pattern}])
 
     # -- how it looks
 
