@@ -87,7 +87,8 @@ export class Api {
 
   /**
    * Follow a task by server-sent events until it is over: `told(name, data)` for each. Takes up a
-   * broken stream where it broke. False where the server has no events.
+   * broken stream where it broke; Unreachable when it breaks again and again. False where the
+   * server has no events.
    */
   async follow(id, told, signal) {
     let last;
@@ -111,7 +112,7 @@ export class Api {
       }
       await pause(1 + silent, signal);
     }
-    return false;
+    throw new Unreachable("The stream breaks off again and again.");
   }
 
   async #json(method, path, options) {

@@ -166,17 +166,10 @@ def test_progress_is_seen_as_it_is_made(page: Page, stack: Stack) -> None:
     page.until(lambda: page.count(DONE), "done")
 
 
-@pytest.fixture
-def events(stack: Stack) -> None:
-    if "/v1/tasks/{task_id}/events" not in stack.get("/openapi.json").json()["paths"]:
-        pytest.skip("this front end has no events yet")
-
-
 def asked_for(page: Page, part: str) -> int:
     return sum(part in url for _, url in page.requests)
 
 
-@pytest.mark.usefixtures("events")
 def test_a_task_is_followed_by_events(page: Page, stack: Stack) -> None:
     stack.fault(delay=3, provider="bfl")
     page.refuse("*/v1/tasks/imgtask_*", 503, but="/events")
