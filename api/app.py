@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from flask import Flask, Response, jsonify, request
+from flask import Flask, request
 from flask.json.provider import JSONProvider
 
 from api import (
@@ -15,8 +15,10 @@ from api import (
     health,
     history,
     images,
+    llms,
     models,
     openapi,
+    playground,
     request_log,
     tasks,
     usage,
@@ -124,7 +126,8 @@ def create_app(settings: Settings) -> Flask:
         )
     )
     app.register_blueprint(openapi.make_blueprint(app))
-    app.add_url_rule("/", "root", _root)
+    app.register_blueprint(llms.make_blueprint(app, catalog, providers, base_url))
+    app.register_blueprint(playground.make_blueprint(VERSION))
     app.cli.add_command(make_commands(keys, WebhookSecrets(client), store, catalog))
     return app
 
@@ -137,15 +140,3 @@ class _Orjson(JSONProvider):
 
     def loads(self, s: str | bytes, **_: Any) -> Any:
         return orjson.loads(s)
-
-
-def _root() -> Response:
-    return jsonify(
-        {
-            "name": "Darkroom",
-            "version": VERSION,
-            "docs": "/docs",
-            "openapi": "/openapi.json",
-            "models": "/v1/models",
-        }
-    )

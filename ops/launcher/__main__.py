@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from urllib.parse import quote
 
 from common.catalog import Catalog
 from common.errors import ConfigurationError
@@ -214,10 +215,11 @@ def _banner(stack: Stack, settings: Settings) -> str:
     return f"""
   Darkroom is ready.
 
-  API      {stack.address}
-  Docs     {stack.address}/docs
-  Flower   {stack.flower_address}
-  API key  {stack.api_key}
+  Playground  {stack.address}/#key={quote(stack.api_key)}
+  API         {stack.address}
+  Docs        {stack.address}/docs
+  Flower      {stack.flower_address}
+  API key     {stack.api_key}
 {sandbox}
   Make a picture:
 

@@ -30,7 +30,8 @@ def test_it_is_valid_3_1(spec: dict[str, Any]) -> None:
 
 def test_every_route_is_in_it(spec: dict[str, Any], stack: Stack) -> None:
     app = create_app(load_settings(redis_url=stack.valkey.url, data_dir=stack.data_dir))
-    pages = {"/", "/docs", "/docs/assets/{filename}", "/openapi.json"}
+    pages = {"/", "/docs", "/docs/assets/{filename}", "/openapi.json", "/llms.txt"}
+    pages.add("/playground/{filename}")
     routes = {
         (re.sub(r"<(?:[^:>]+:)?([^>]+)>", r"{\1}", rule.rule), method.lower())
         for rule in app.url_map.iter_rules()
@@ -152,5 +153,5 @@ def test_the_page_loads_nothing_from_elsewhere(stack: Stack) -> None:
 def test_the_front_page_points_on(stack: Stack) -> None:
     body = stack.get("/").json()
 
-    for name in ("docs", "openapi", "models"):
+    for name in ("docs", "openapi", "models", "llms"):
         assert stack.get(body[name]).ok

@@ -111,6 +111,12 @@ def test_starts_as_many_workers_as_wanted(shared):
     shared.await_text(r"worker\.2 +\| worker started")
 
 
+def test_the_link_to_the_playground_brings_the_key_along(shared):
+    key = re.search(r"API key +(sk-\S+)", shared.text)[1]
+
+    assert re.search(r"Playground +(\S+)", shared.text)[1] == f"{shared.address}/#key={key}"
+
+
 def test_a_second_start_on_the_same_directory_is_refused(shared, launch, procfile):
     second = launch(*procfile(), DATA_DIR=str(shared.data_dir))
 
