@@ -14,6 +14,7 @@ from api import (
     health,
     history,
     images,
+    metrics,
     models,
     openapi,
     request_log,
@@ -32,6 +33,7 @@ from api.waiting import REDIS_SECONDS, Waiting
 from common.catalog import Catalog
 from common.connection import allow_redis, connect
 from common.file_signer import FileSigner
+from common.fleet import Fleet
 from common.keys import KeyStore
 from common.outbox import Outbox, WebhookSecrets
 from common.settings import Settings
@@ -65,7 +67,8 @@ def create_app(settings: Settings) -> Flask:
 
     bodies = TaskBody(signer, storage, base_url)
     reserve = settings.disk_reserve_mb * 1_000_000
-    waiting = Waiting(connect(settings.redis_url, connections=4))
+    counts = metrics.HttpMetrics()
+    waiting = Waiting(connect(settings.redis_url, connections=4), report=counts.waiters.inc)
     probe = connect(settings.redis_url, connections=8, timeout=_PROBE_SECONDS)
 
     app = openapi.make_app(VERSION)
@@ -75,7 +78,7 @@ def create_app(settings: Settings) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.extensions["waiting"] = waiting
-    request_log.init_app(app)
+    request_log.init_app(app, counts)
     errors.init_app(app)
     app.before_request(lambda: allow_redis(REDIS_SECONDS))
     app.before_request(make_authentication(keys, settings.bootstrap_api_key.get_secret_value()))
@@ -102,6 +105,14 @@ def create_app(settings: Settings) -> Flask:
             Room(probe, storage, reserve=reserve),
             worker_age=3 * settings.lease_seconds,
             sweep_age=10 * settings.sweep_seconds + 5,
+        )
+    )
+    app.register_api(
+        metrics.make_blueprint(
+            counts,
+            Fleet(probe, catalog),
+            token=settings.metrics_token.get_secret_value(),
+            alive=3 * settings.lease_seconds,
         )
     )
     app.register_blueprint(openapi.make_blueprint(app))

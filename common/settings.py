@@ -126,6 +126,12 @@ class Settings(BaseSettings):
         "kept in Redis and shared by all.",
     )
 
+    metrics_token: SecretStr = Field(
+        SecretStr(""),
+        description="What Prometheus sends to read /metrics, as Authorization: Bearer. Empty: "
+        "/metrics answers requests of the machine itself, and no other.",
+    )
+
     # -- Providers
     sandbox: Literal["auto", "on", "off"] = Field(
         "auto",

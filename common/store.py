@@ -52,6 +52,7 @@ __all__ = [
     "TaskStore",
     "Verdict",
     "Why",
+    "shut_routes",
     "task_from",
 ]
 
@@ -349,18 +350,15 @@ class TaskStore:
             time_left=(int(record["deadline"]) - now) / 1000,
         )
 
-    def journal(
-        self, claim: Claim, *calls: Call, progress: int | None = None, error: str = ""
-    ) -> None:
+    def journal(self, claim: Claim, *calls: Call, progress: int | None = None) -> None:
         """Write how far paid calls have come, and renew the lease.
 
-        `error` is the kind of what went wrong with them, for the timeline. Raises LeaseLost when
-        the task is no longer the claim's.
+        Raises LeaseLost when the task is no longer the claim's.
         """
         fields = _entries(calls)
         if progress is not None:
             fields["progress"] = progress
-        told = _dumps([_told(call, error) for call in calls])
+        told = _dumps([_told(call) for call in calls])
         args = (claim.task.id, claim.task.generation, self._lease, told)
         if not self._run("step", *args, *_flat(fields)):
             raise LeaseLost(claim.task.id)
@@ -411,13 +409,7 @@ class TaskStore:
     def routes(self) -> dict[str, Shut]:
         """The routes and accounts that are shut at the moment, by name."""
         now, flat = self._run("routes")
-        known = _pairs(flat)
-        return {
-            name: Shut(known[f"{name}:why"], (float(until) - now) / 1000)
-            for field, until in known.items()
-            if field.endswith(":until") and float(until) > now
-            for name in [field.removesuffix(":until")]
-        }
+        return shut_routes(now, flat)
 
     def adopt(self, task_id: str, call: Call) -> bool:
         """Hand in what became of a call whose claim was lost. False when it is known or over."""
@@ -553,6 +545,17 @@ def _exceeded(reply: Sequence[Any], limits: Limits) -> LimitExceeded:
     )
 
 
+def shut_routes(now: float, flat: Sequence[str]) -> dict[str, Shut]:
+    """What is shut at `now`, in Unix milliseconds, of all that Redis knows of routes."""
+    known = _pairs(flat)
+    return {
+        name: Shut(known[f"{name}:why"], (float(until) - now) / 1000)
+        for field, until in known.items()
+        if field.endswith(":until") and float(until) > now
+        for name in [field.removesuffix(":until")]
+    }
+
+
 def task_from(record: Mapping[str, str]) -> Task:
     """The task that a record says."""
 
@@ -615,11 +618,11 @@ def _cancellation(record: Mapping[str, str]) -> Cancellation | None:
     return "requested" if still_asked else "declined"
 
 
-def _told(call: Call, error: str) -> tuple[str, dict[str, Any]]:
+def _told(call: Call) -> tuple[str, dict[str, Any]]:
     """What the timeline says of a call."""
     about: dict[str, Any] = {"call": call.first}
-    if error:
-        about["error"] = error
+    if call.error:
+        about["error"] = call.error
     if call.failure is not None:
         about["billed"] = call.failure.billed
     return _EVENTS.get(call.state, call.state), about

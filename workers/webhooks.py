@@ -18,7 +18,7 @@ import orjson
 import requests
 
 from common.errors import StoreUnavailable
-from common.logging import get_logger
+from common.logging import begin_lines, get_logger
 from common.outbox import DueDelivery, Outbox, WebhookSecrets
 from common.task_body import TaskBody
 from common.webhook import Try, host_of, webhook_id
@@ -150,6 +150,7 @@ class Notifier:
             thread.start()
 
     def _try(self, due: DueDelivery) -> None:
+        begin_lines(task_id=due.task.id)
         try:
             ends = time.monotonic() + self._outbox.lease
             started = time.monotonic()

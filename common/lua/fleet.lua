@@ -54,6 +54,7 @@ function ops.sweep(who, limit, check, retention)
       redis.call('ZADD', DUE, math.min(now + wait, deadline), id)
     end
   end
+  if announced > 0 then add(announced, 'announced_again') end
   return { #due / 2, announced, timed_out, lag }
 end
 

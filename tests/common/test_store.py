@@ -783,7 +783,7 @@ def test_every_key_but_the_lists_of_the_living_expires(store: TaskStore, valkey:
     lasting = {key for key in valkey.redis.scan_iter() if valkey.redis.pttl(key) == -1}
 
     waiting = {f"darkroom:called:{QUEUE}", f"darkroom:shares:{QUEUE}"}
-    assert lasting == {QUEUE, "darkroom:due", "darkroom:seen"} | waiting
+    assert lasting == {QUEUE, "darkroom:due", "darkroom:seen", "darkroom:counts"} | waiting
 
 
 # -- outcomes and health
