@@ -24,6 +24,8 @@ local function observe(name, label, ms)
   add(ms, name, label, 'ms')
 end
 
+local function count_accepted(terms) add(1, 'accepted', terms.model, terms.images) end
+
 -- A call of the journal comes to `entry`, from what is there now. The same state once more is the
 -- repetition of a write.
 local function count_call(key, field, entry)

@@ -108,7 +108,7 @@ function ops.create(id, terms, ...)
   redis.call('ZADD', index, micros, id)
   redis.call('ZREMRANGEBYSCORE', index, '-inf', micros - 1000 * (terms.deadline + terms.retention))
   redis.call('PEXPIRE', index, terms.deadline + terms.retention)
-  add(1, 'accepted', terms.model, terms.images)
+  count_accepted(terms)
   if once then redis.call('SET', once_key, once.of .. ' ' .. id, 'PX', once.kept) end
   return { 'created', now, unpack(left) }
 end
