@@ -56,6 +56,5 @@ def _finish(response: Response, metrics: HttpMetrics) -> Response:
         status=response.status_code,
         ms=round(seconds * 1000, 1),
         key=g.caller.id if "caller" in g else None,
-        task_id=g.get("task_id"),
     )
     return response

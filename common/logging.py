@@ -53,6 +53,7 @@ def configure(level: str, fmt: LogFormat) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, _about_message],
+            pass_foreign_args=True,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
@@ -101,14 +102,10 @@ def same_lines(function: Callable[P, T]) -> Callable[P, T]:
 def _about_message(
     _: Any, __: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Lines in which Celery speaks of a message have its id: that is the task."""
-    record: logging.LogRecord = event["_record"]
-    if (
-        isinstance(record.args, Mapping)
-        and record.name.startswith("celery.")
-        and "id" in record.args
-    ):
-        event.setdefault("task_id", record.args["id"])
+    """A line in which Celery speaks of a message says whose it is: the message's id is the task."""
+    args = event.pop("positional_args", None)
+    if isinstance(args, Mapping) and "id" in args and event["_record"].name.startswith("celery."):
+        event.setdefault("task_id", args["id"])
     return event
 
 
