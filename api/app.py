@@ -29,6 +29,7 @@ from api.outlook import Outlook
 from api.recent import RecentOutcomes
 from api.room import Room
 from api.submit import Submit
+from api.task_cli import make_task_commands
 from api.waiting import REDIS_SECONDS, Waiting
 from common.catalog import Catalog
 from common.connection import allow_redis, connect
@@ -118,6 +119,7 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(openapi.make_blueprint(app))
     app.add_url_rule("/", "root", _root)
     app.cli.add_command(make_commands(keys, WebhookSecrets(client), store, catalog))
+    app.cli.add_command(make_task_commands(store))
     return app
 
 

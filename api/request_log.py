@@ -26,7 +26,6 @@ def init_app(app: Flask, metrics: HttpMetrics) -> None:
 
 def tell_task(task_id: str) -> None:
     """The request is about this task: so say its lines in the log from here on."""
-    g.task_id = task_id
     tell_in_lines(task_id=task_id)
 
 

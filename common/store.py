@@ -42,6 +42,7 @@ __all__ = [
     "Created",
     "Grant",
     "Health",
+    "Inspection",
     "Offer",
     "Once",
     "Outcomes",
@@ -153,6 +154,24 @@ class Health:
     workers: Mapping[str, float]
     sweeps: Mapping[str, float]
     lag: float
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A task with what its owner is not told. Times in Unix milliseconds; None where there is none.
+
+    `timeline` has when something happened, what, and about it; empty where none is kept.
+    """
+
+    task: Task
+    calls: tuple[Call, ...]  # the journal
+    attempts: int  # claims so far
+    losses: int  # of them, those whose worker died
+    sent: int  # how often calls were sent
+    worker: str | None  # who holds it
+    lease: int | None  # until when
+    retry_at: int | None  # not to be claimed before
+    timeline: tuple[tuple[int, str, Mapping[str, Any]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +320,20 @@ class TaskStore:
         record, place, wait = reply
         task = task_from(_pairs(record))
         return replace(task, queue_position=place or None, begins_in=wait / 1000 or None)
+
+    def inspect(self, task_id: str) -> Inspection | None:
+        """All that the record says, for people who look after the system; None when there is
+        none."""
+        reply = self._run("look", task_id)
+        if reply is None:
+            return None
+        record, place, wait = reply
+        return _inspection(_pairs(record), place or None, wait / 1000 or None)
+
+    def open(self, *, limit: int) -> list[Inspection]:
+        """At most so many tasks of anybody that have not ended, those first that are to be looked
+        at next."""
+        return [_inspection(_pairs(record)) for record in self._run("open", limit)]
 
     def list(
         self,
@@ -585,6 +618,34 @@ def task_from(record: Mapping[str, str]) -> Task:
         webhook=_webhook(record),
         timeline=_timeline(record.get("timeline", ""), int(record["created"])),
     )
+
+
+def _inspection(
+    record: Mapping[str, str], place: int | None = None, wait: float | None = None
+) -> Inspection:
+    def number(field: str) -> int | None:
+        return int(record[field]) if field in record else None
+
+    task = task_from(record)
+    return Inspection(
+        task=replace(task, queue_position=place, begins_in=wait),
+        calls=_calls(record),
+        attempts=number("attempts") or 0,
+        losses=number("losses") or 0,
+        sent=number("sent") or 0,
+        worker=record.get("worker"),
+        lease=number("lease"),
+        retry_at=number("retry_at"),
+        timeline=_timeline(record.get("timeline", ""), task.created),
+    )
+
+
+def _timeline(text: str, created: int) -> tuple[tuple[int, str, Mapping[str, Any]], ...]:
+    entries = []
+    for line in text.splitlines():
+        since, event, *about = line.split(" ", 2)
+        entries.append((created + int(since), event, orjson.loads(about[0]) if about else {}))
+    return tuple(entries)
 
 
 def _webhook(record: Mapping[str, str]) -> Webhook | None:
