@@ -14,7 +14,7 @@ ROUTE = "bfl/flux-pro-1.1"
 
 
 def make(stack: Stack) -> None:
-    """A task that completes and has its webhook, one that fails; a worker, a sweep, a shut route."""
+    """A task that completes and has its webhook, one that fails; a worker, a shut route."""
     store = stack.store
     store.renew("worker", {})
     store.sweep("sweep")
