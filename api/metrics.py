@@ -27,7 +27,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from api.errors import ApiError
-from api.openapi import errors, tag
+from api.openapi import TOKEN_OR_THIS_MACHINE, errors, tag
 from common.errors import StoreUnavailable
 from common.fleet import Figures, Fleet, Spread
 from common.logging import get_logger
@@ -109,6 +109,7 @@ def make_blueprint(http: HttpMetrics, fleet: Fleet, *, token: str, alive: float)
         description="In the text format of Prometheus. With `METRICS_TOKEN` it wants that as "
         "`Authorization: Bearer …`; without, it answers requests of the machine itself.",
         operation_id="metrics",
+        security=TOKEN_OR_THIS_MACHINE,
         responses={
             200: {
                 "description": "The numbers.",

@@ -39,6 +39,8 @@ PROMISED = {
     "keys show": "tasks in flight",
     "keys webhook-secret": "whsec_",
     "keys revoke": "revoked",
+    "tasks list": "imgtask_",
+    "tasks show": "queue",
     "/v1/usage": '"object":"usage"',
     "/readyz": '"status":"ready"',
 }
