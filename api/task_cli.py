@@ -109,6 +109,7 @@ def _about(found: Inspection, *, prompt: bool) -> dict[str, Any]:
         "owner": task.owner,
         "sandbox": task.sandbox or None,
         "submitted": _time(task.created),
+        "cancellation": task.cancellation,
         "deadline": _time(task.deadline),
         "started": _time(task.started),
         "ended": _time(task.ended),
@@ -128,7 +129,8 @@ def _about(found: Inspection, *, prompt: bool) -> dict[str, Any]:
         "failure": _failure(task.failure, prompt=prompt),
         "webhook": _webhook(task.webhook),
         "timeline": [
-            {"at": _time(at), "event": event} | dict(said) for at, event, said in found.timeline
+            {"at": _time(entry.at), "event": entry.event} | dict(entry.about)
+            for entry in task.timeline
         ],
     }
     if task.result is not None:

@@ -34,7 +34,9 @@ _TO_THE_END = frozenset(
     | {"take_webhooks", "told", "webhook_secrets"}
     | {"cancel", "decline"}
 )
-_READS = frozenset({"look", "read", "list", "usage", "health", "outcomes", "routes", "metrics"})
+_READS = frozenset(
+    {"look", "read", "list", "open", "usage", "health", "outcomes", "routes", "metrics"}
+)
 
 
 class Script:

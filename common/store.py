@@ -158,10 +158,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A task with what its owner is not told. Times in Unix milliseconds; None where there is none.
-
-    `timeline` has when something happened, what, and about it; empty where none is kept.
-    """
+    """A task with what its owner is not told. Times in Unix milliseconds."""
 
     task: Task
     calls: tuple[Call, ...]  # the journal
@@ -171,7 +168,6 @@ class Inspection:
     worker: str | None  # who holds it
     lease: int | None  # until when
     retry_at: int | None  # not to be claimed before
-    timeline: tuple[tuple[int, str, Mapping[str, Any]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -636,16 +632,7 @@ def _inspection(
         worker=record.get("worker"),
         lease=number("lease"),
         retry_at=number("retry_at"),
-        timeline=_timeline(record.get("timeline", ""), task.created),
     )
-
-
-def _timeline(text: str, created: int) -> tuple[tuple[int, str, Mapping[str, Any]], ...]:
-    entries = []
-    for line in text.splitlines():
-        since, event, *about = line.split(" ", 2)
-        entries.append((created + int(since), event, orjson.loads(about[0]) if about else {}))
-    return tuple(entries)
 
 
 def _webhook(record: Mapping[str, str]) -> Webhook | None:

@@ -74,7 +74,7 @@ def test_it_is_one_round_trip_that_writes_nothing(
     look()
 
     assert valkey.redis.info("persistence")["rdb_changes_since_last_save"] == dirty
-    assert valkey.commands()["evalsha"] == 1
+    assert valkey.commands()["fcall"] == 1
 
 
 def test_a_task_is_counted_from_its_submit_to_its_end(
