@@ -16,6 +16,7 @@ from api import (
     history,
     images,
     llms,
+    metrics,
     models,
     openapi,
     playground,
@@ -32,11 +33,13 @@ from api.recent import RecentOutcomes
 from api.remote import Remote
 from api.room import Room
 from api.submit import Submit
+from api.task_cli import make_task_commands
 from api.uploads import Uploads
 from api.waiting import REDIS_SECONDS, Waiting
 from common.catalog import Catalog
 from common.connection import allow_redis, connect
 from common.file_signer import FileSigner
+from common.fleet import Fleet
 from common.keys import KeyStore
 from common.outbox import Outbox, WebhookSecrets
 from common.pictures import ImageLimits
@@ -71,7 +74,8 @@ def create_app(settings: Settings) -> Flask:
 
     bodies = TaskBody(signer, storage, base_url)
     reserve = settings.disk_reserve_mb * 1_000_000
-    waiting = Waiting(connect(settings.redis_url, connections=4))
+    counts = metrics.HttpMetrics()
+    waiting = Waiting(connect(settings.redis_url, connections=4), report=counts.waiters.inc)
     probe = connect(settings.redis_url, connections=8, timeout=_PROBE_SECONDS)
 
     app = openapi.make_app(VERSION)
@@ -81,7 +85,7 @@ def create_app(settings: Settings) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.extensions["waiting"] = waiting
-    request_log.init_app(app)
+    request_log.init_app(app, counts)
     errors.init_app(app)
     app.before_request(lambda: allow_redis(REDIS_SECONDS))
     app.before_request(make_authentication(keys, settings.bootstrap_api_key.get_secret_value()))
@@ -125,10 +129,19 @@ def create_app(settings: Settings) -> Flask:
             sweep_age=10 * settings.sweep_seconds + 5,
         )
     )
+    app.register_api(
+        metrics.make_blueprint(
+            counts,
+            Fleet(probe, catalog),
+            token=settings.metrics_token.get_secret_value(),
+            alive=3 * settings.lease_seconds,
+        )
+    )
     app.register_blueprint(openapi.make_blueprint(app))
     app.register_blueprint(llms.make_blueprint(app, catalog, providers, base_url))
     app.register_blueprint(playground.make_blueprint(VERSION))
     app.cli.add_command(make_commands(keys, WebhookSecrets(client), store, catalog))
+    app.cli.add_command(make_task_commands(store))
     return app
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from flask import Response, g, jsonify, request
+from flask import Response, jsonify, request
 
 from api.auth import caller
 from api.departures import connection_of
 from api.errors import ApiError, task_not_found
 from api.outlook import Outlook
+from api.request_log import tell_task
 from api.waiting import Waiting
 from common.errors import StoreUnavailable
 from common.logging import get_logger
@@ -63,7 +64,7 @@ class Cancel:
         """
         if not is_task_id(task_id):
             task_not_found()
-        g.task_id = task_id
+        tell_task(task_id)
         answer = self._store.cancel(task_id, caller().id)
         if answer is None:
             task_not_found()

@@ -20,7 +20,7 @@ from common.limits import Limits, Usage
 from common.outbox import WebhookSecrets
 from common.store import TaskStore
 
-__all__ = ["make_commands"]
+__all__ = ["make_commands", "plain_errors"]
 
 _DAY = 24 * 3600
 _NONE = object()
@@ -119,7 +119,7 @@ def make_commands(
     @_limit_options
     def create(name: str, **options: Any) -> None:
         new = _changed(ApiKey("", name, 0), options, clock())
-        with _plain_errors():
+        with plain_errors():
             key, plain = keys.create(name, expires=new.expires, limits=new.limits)
         click.echo(f"{key.id}  {key.name}  {_state(key, clock())}{_limits(key.limits)}", err=True)
         warn(key)
@@ -134,7 +134,7 @@ def make_commands(
         if all(value is None for value in options.values()):
             raise click.UsageError("No limit was given; `keys limit --help` shows them.")
         now = clock()
-        with _plain_errors():
+        with plain_errors():
             key = keys.change(key_id, lambda key: _changed(key, options, now))
         key = known(key, key_id)
         click.echo(f"{key.id}  {key.name}  {_state(key, now)}{_limits(key.limits)}")
@@ -142,7 +142,7 @@ def make_commands(
 
     @group.command("list", help="Show all keys and what they have used, without their secret.")
     def list_() -> None:
-        with _plain_errors():
+        with plain_errors():
             found = [(key, store.usage(key.id)) for key in keys.list()]
         for key, usage in found:
             click.echo(
@@ -155,7 +155,7 @@ def make_commands(
     @group.command("show", help="Show one key: its limits and what it has used, by model.")
     @click.argument("key_id")
     def show(key_id: str) -> None:
-        with _plain_errors():
+        with plain_errors():
             key = known(next((key for key in keys.list() if key.id == key_id), None), key_id)
             usage = store.usage(key.id, key.limits)
         for line in _description(key, usage, clock()):
@@ -164,7 +164,7 @@ def make_commands(
     @group.command("revoke", help="Refuse a key from now on, within seconds everywhere.")
     @click.argument("key_id")
     def revoke(key_id: str) -> None:
-        with _plain_errors():
+        with plain_errors():
             key = known(keys.revoke(key_id), key_id)
         click.echo(f"{key.id}  {key.name}  {_state(key, clock())}")
 
@@ -177,7 +177,7 @@ def make_commands(
     def webhook_secret(key_id: str, rotate: bool, at_once: bool) -> None:
         if at_once and not rotate:
             raise click.UsageError("--at-once says how to --rotate.")
-        with _plain_errors():
+        with plain_errors():
             known(next((key for key in keys.list() if key.id == key_id), None), key_id)
             if at_once:
                 signing = secrets.rotate(key_id, keep=0)
@@ -213,7 +213,8 @@ def _changed(key: ApiKey, options: Mapping[str, Any], now: float) -> ApiKey:
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
+def plain_errors() -> Iterator[None]:
+    """Say that Redis is away as a sentence, and end the command."""
     try:
         yield
     except StoreUnavailable as error:

@@ -40,6 +40,7 @@ _CODES: Mapping[str, tuple[int, str]] = {
     "quota_exceeded": (402, "insufficient_balance"),
     "model_not_allowed": (403, "access_denied"),
     "invalid_signature": (403, "access_denied"),
+    "metrics_not_allowed": (403, "access_denied"),
     "not_found": (404, "invalid_request_error"),
     "async_task_not_found": (404, "invalid_request_error"),
     "method_not_allowed": (405, "invalid_request_error"),
@@ -176,7 +177,7 @@ def init_app(app: Flask) -> None:
 
 
 def _store_unavailable(error: StoreUnavailable) -> Response:
-    log.warning("store unavailable", reason=repr(error.__cause__), request_id=g.get("request_id"))
+    log.warning("store unavailable", reason=repr(error.__cause__))
     return ApiError("service_unavailable", str(error), retry_after=2, retryable=True).response()
 
 
@@ -198,7 +199,7 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
-    log.error("unexpected error", request_id=g.get("request_id"), exc_info=error)
+    log.error("unexpected error", exc_info=error)
     return ApiError(
         "internal_error",
         "Something went wrong on our side. The request id helps to find out what.",

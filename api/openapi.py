@@ -17,9 +17,10 @@ from flask_openapi.types import ResponseDict
 
 from api.schemas import ErrorEnvelope
 
-__all__ = ["KEY_REQUIRED", "errors", "make_app", "make_blueprint", "tag"]
+__all__ = ["KEY_REQUIRED", "TOKEN_OR_THIS_MACHINE", "errors", "make_app", "make_blueprint", "tag"]
 
 KEY_REQUIRED: list[dict[str, list[str]]] = [{"api_key": []}]
+TOKEN_OR_THIS_MACHINE: list[dict[str, list[str]]] = [{"metrics_token": []}, {}]
 
 _TAGS = {
     "images": "Generate and edit images. Every submit is a task; `Prefer: wait=N` waits for it.",
@@ -110,7 +111,14 @@ def make_app(version: str) -> OpenAPI:
             description=_DESCRIPTION,
             license=License(name="Apache-2.0", identifier="Apache-2.0"),
         ),
-        security_schemes={"api_key": {"type": "http", "scheme": "bearer"}},
+        security_schemes={
+            "api_key": {"type": "http", "scheme": "bearer"},
+            "metrics_token": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "`METRICS_TOKEN`, for /metrics alone.",
+            },
+        },
         doc_ui=False,
         openapi_extensions={"webhooks": _WEBHOOKS},
         static_folder=None,

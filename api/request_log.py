@@ -1,4 +1,4 @@
-"""An id on every answer, and one event in the log for every request."""
+"""An id on every answer, and one event in the log and one count for every request."""
 
 from __future__ import annotations
 
@@ -8,42 +8,52 @@ import time
 
 from flask import Flask, Response, g, request
 
-from common.logging import get_logger
+from api.metrics import HttpMetrics
+from common.logging import begin_lines, get_logger, tell_in_lines
 
-__all__ = ["init_app"]
+__all__ = ["init_app", "tell_task"]
 
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 log = get_logger(__name__)
 
 
-def init_app(app: Flask) -> None:
+def init_app(app: Flask, metrics: HttpMetrics) -> None:
     """Must come before anything else that runs before a request, so that its refusals count."""
     app.before_request(_start)
-    app.after_request(_finish)
+    app.after_request(lambda response: _finish(response, metrics))
+
+
+def tell_task(task_id: str) -> None:
+    """The request is about this task: so say its lines in the log from here on."""
+    tell_in_lines(task_id=task_id)
 
 
 def _start() -> None:
     g.started = time.perf_counter()
     given = request.headers.get("X-Request-ID", "")
     g.request_id = given if _SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+    begin_lines(request_id=g.request_id)
 
 
-def _finish(response: Response) -> Response:
+def _finish(response: Response, metrics: HttpMetrics) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     if request.method == "OPTIONS" and response.status_code == 200:
         response.status_code = 204
         del response.headers["Content-Type"]
     # The template of the path, never the path: addresses of images are signed, and never the
     # query, the headers or the body.
+    route = request.url_rule.rule if request.url_rule else None
+    seconds = time.perf_counter() - g.started
+    metrics.count(
+        request.method, route or "", response.status_code, seconds, held=g.get("held", False)
+    )
     log.info(
         "request",
         method=request.method,
-        path=request.url_rule.rule if request.url_rule else None,
+        path=route,
         status=response.status_code,
-        ms=round((time.perf_counter() - g.started) * 1000, 1),
+        ms=round(seconds * 1000, 1),
         key=g.caller.id if "caller" in g else None,
-        task_id=g.get("task_id"),
-        request_id=g.request_id,
     )
     return response

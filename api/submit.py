@@ -18,6 +18,7 @@ from api.errors import ApiError, Problem, ValidationFailed, failure_error
 from api.limits import refusal, require_model, tell_requests_left
 from api.outlook import Outlook
 from api.prefer import wait_preference
+from api.request_log import tell_task
 from api.room import Room
 from api.submission import Submission
 from api.uploads import Attached
@@ -110,7 +111,8 @@ class Submit:
                 "counts nothing in what the key may spend."
             )
         self._room.require()
-        task_id = g.task_id = new_task_id()
+        task_id = new_task_id()
+        tell_task(task_id)
         try:
             created = self._create(
                 task_id,
@@ -151,7 +153,8 @@ class Submit:
             ) from None
         if created is None:
             raise RuntimeError("a new task id was taken")
-        task_id = g.task_id = created.task_id
+        task_id = created.task_id
+        tell_task(task_id)
         tell_requests_left(created.left)
         if created.replayed is not None:  # warnings may have changed with the catalog since
             warnings, sandbox = list(created.replayed.warnings), created.replayed.sandbox
@@ -204,6 +207,7 @@ class Submit:
     def _ended(self, task_id: str, seconds: float) -> Task | None:
         """The task as it is after waiting; None when that cannot be told."""
         try:
+            g.held = True
             return self._waiting.until_final(
                 task_id, seconds, lambda: self._store.read(task_id), connection_of(request)
             )

@@ -19,6 +19,7 @@ from api.events import EventStream, last_event, told_all
 from api.openapi import KEY_REQUIRED, errors, tag
 from api.outlook import Outlook
 from api.prefer import wait_preference
+from api.request_log import tell_task
 from api.schemas import EVENTS_EXAMPLE, EventsQuery, ImageTask, TaskPath, WaitQuery
 from api.waiting import Waiting
 from common.outbox import Asked, Outbox
@@ -163,6 +164,7 @@ def make_blueprint(
     def answer(task_id: str, query: WaitQuery) -> Response:
         seconds = wait_preference(request, most=_LONGEST_WAIT, query=query.wait)
         if seconds:
+            g.held = True
             task = (
                 waiting.until_final(task_id, seconds, lambda: own(task_id), connection_of(request))
                 or task_not_found()
@@ -185,7 +187,7 @@ def make_blueprint(
     def own(task_id: str) -> Task:
         if not is_task_id(task_id):
             task_not_found()
-        g.task_id = task_id
+        tell_task(task_id)
         task = store.read(task_id)
         if task is None or task.owner != caller().id:
             task_not_found()

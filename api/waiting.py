@@ -65,11 +65,19 @@ class Held:
 
 
 class Waiting:
-    """Holds requests. `client` needs four connections of its own."""
+    """Holds requests. `client` needs four connections of its own; `report` is told of each request
+    that begins to be held, 1, and of its end, -1."""
 
-    def __init__(self, client: redis.Redis, *, most: int = _MOST) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        most: int = _MOST,
+        report: Callable[[int], object] = lambda change: None,
+    ) -> None:
         self._store = TaskStore(client)
         self._most = most
+        self._report = report
         self._departures = Departures()
         self._lock = threading.Lock()
         self._looking = threading.Lock()
@@ -143,6 +151,7 @@ class Waiting:
             held.over = self._released or self.full
             self._count += 1
             self._held.setdefault(task_id, set()).add(held)
+        self._report(1)
         try:
             with (
                 self._ends.listened_to(),
@@ -151,6 +160,7 @@ class Waiting:
             ):
                 yield held
         finally:
+            self._report(-1)
             with self._lock:
                 self._count -= 1
                 same = self._held[task_id]

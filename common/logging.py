@@ -5,16 +5,29 @@ Prompts, keys and signed URLs are never put into an event; callers log ids, name
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import structlog
 
-__all__ = ["LogFormat", "configure", "get_logger", "last_words"]
+__all__ = [
+    "LogFormat",
+    "begin_lines",
+    "configure",
+    "end_lines",
+    "get_logger",
+    "last_words",
+    "same_lines",
+    "tell_in_lines",
+]
 
 LogFormat = Literal["console", "json"]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _stamp = structlog.processors.TimeStamper(fmt="iso")
 
@@ -39,7 +52,8 @@ def configure(level: str, fmt: LogFormat) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[*shared, _about_message],
+            pass_foreign_args=True,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
@@ -54,6 +68,45 @@ def last_words(fmt: LogFormat, name: str, event: str, **about: Any) -> None:
     """One error in the same format, from a process of which any thread may hold logging's locks."""
     said = _stamp(None, "error", {"event": event, "level": "error", "logger": name, **about})
     os.write(2, str(_renderer(fmt)(None, "error", said)).encode() + b"\n")
+
+
+def begin_lines(**about: str) -> None:
+    """From here on every line of this thread or greenlet says so, libraries' own lines included,
+    and nothing of what was said before."""
+    end_lines()
+    tell_in_lines(**about)
+
+
+def tell_in_lines(**about: str) -> None:
+    """Every further line of this thread or greenlet says so as well."""
+    structlog.contextvars.bind_contextvars(**about)
+
+
+def end_lines() -> None:
+    """What this thread or greenlet was about is over."""
+    structlog.contextvars.clear_contextvars()
+
+
+def same_lines(function: Callable[P, T]) -> Callable[P, T]:
+    """The function, to be run in another thread, whose lines are to say what those here do."""
+    about = structlog.contextvars.get_contextvars()
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        with structlog.contextvars.bound_contextvars(**about):
+            return function(*args, **kwargs)
+
+    return run
+
+
+def _about_message(
+    _: Any, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """A line in which Celery speaks of a message says whose it is: the message's id is the task."""
+    args = event.pop("positional_args", None)
+    if isinstance(args, Mapping) and "id" in args and event["_record"].name.startswith("celery."):
+        event.setdefault("task_id", args["id"])
+    return event
 
 
 def _renderer(fmt: LogFormat) -> structlog.typing.Processor:

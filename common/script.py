@@ -15,7 +15,10 @@ __all__ = ["PREFIX", "Script"]
 
 PREFIX = "darkroom:"  # of every key that is ours; kombu's queues are lists under their bare names
 
-_FILES = ("base", "timeline", "turns", "routes", "limits", "webhooks", "tasks", "fleet", "serve")
+_FILES = (
+    *("base", "counts", "timeline", "turns", "routes", "limits", "webhooks", "tasks", "fleet"),
+    *("metrics", "serve"),
+)
 _SOURCE = "\n".join(
     [f"local PREFIX = '{PREFIX}'", f"local HINT = [==[{hint_template()}]==]"]
     + [resources.files("common").joinpath(f"lua/{name}.lua").read_text("utf-8") for name in _FILES]
@@ -31,7 +34,9 @@ _TO_THE_END = frozenset(
     | {"take_webhooks", "told", "webhook_secrets"}
     | {"cancel", "decline"}
 )
-_READS = frozenset({"look", "read", "list", "usage", "health", "outcomes", "routes"})
+_READS = frozenset(
+    {"look", "read", "list", "open", "usage", "health", "outcomes", "routes", "metrics"}
+)
 
 
 class Script:

@@ -7,6 +7,7 @@ prints `ops/env.example`.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,18 @@ class Settings(BaseSettings):
         "Empty: taken from each request; of a webhook, from its submit.",
     )
     flower_port: _Port = Field(5555, description="Port of Flower, the view on the workers.")
+    flower_address: str = Field(
+        "127.0.0.1",
+        description="Address Flower listens on. Any but the machine's own needs FLOWER_BASIC_AUTH.",
+    )
+    flower_basic_auth: SecretStr = Field(
+        SecretStr(""),
+        description="Who may see Flower, as user:password; several with commas between. Empty: "
+        "whoever reaches it.",
+    )
+    flower_read_only: bool = Field(
+        True, description="Flower only shows. false: it may end tasks and stop workers as well."
+    )
     redis_url: Annotated[str, StringConstraints(pattern=r"^(rediss?://\S+)?$")] = Field(
         "",
         description="Redis or Valkey that all processes share: redis:// or rediss://. "
@@ -136,6 +149,12 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="Signs image URLs; the same for every web and worker. Empty: a random one, "
         "kept in Redis and shared by all.",
+    )
+
+    metrics_token: SecretStr = Field(
+        SecretStr(""),
+        description="What Prometheus sends to read /metrics, as Authorization: Bearer. Empty: "
+        "/metrics answers requests of the machine itself, and no other.",
     )
 
     # -- Providers
@@ -359,6 +378,14 @@ class Settings(BaseSettings):
         ):
             raise ValueError("must start with sk- and have at least 20 characters")
         return key
+
+    @field_validator("flower_basic_auth")
+    @classmethod
+    def _users_and_passwords(cls, auth: SecretStr) -> SecretStr:
+        text = auth.get_secret_value()
+        if text and not all(re.fullmatch(r"[^:]+:.+", part) for part in text.split(",")):
+            raise ValueError("must be of the form user:password, several with commas between")
+        return auth
 
     @field_validator("a1111_auth")
     @classmethod

@@ -43,6 +43,7 @@ __all__ = [
     "Created",
     "Grant",
     "Health",
+    "Inspection",
     "Offer",
     "Once",
     "Outcomes",
@@ -53,6 +54,7 @@ __all__ = [
     "TaskStore",
     "Verdict",
     "Why",
+    "shut_routes",
     "task_from",
 ]
 
@@ -153,6 +155,20 @@ class Health:
     workers: Mapping[str, float]
     sweeps: Mapping[str, float]
     lag: float
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A task with what its owner is not told. Times in Unix milliseconds."""
+
+    task: Task
+    calls: tuple[Call, ...]  # the journal
+    attempts: int  # claims so far
+    losses: int  # of them, those whose worker died
+    sent: int  # how often calls were sent
+    worker: str | None  # who holds it
+    lease: int | None  # until when
+    retry_at: int | None  # not to be claimed before
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +318,20 @@ class TaskStore:
         task = task_from(_pairs(record))
         return replace(task, queue_position=place or None, begins_in=wait / 1000 or None)
 
+    def inspect(self, task_id: str) -> Inspection | None:
+        """All that the record says, for people who look after the system; None when there is
+        none."""
+        reply = self._run("look", task_id)
+        if reply is None:
+            return None
+        record, place, wait = reply
+        return _inspection(_pairs(record), place or None, wait / 1000 or None)
+
+    def open(self, *, limit: int) -> list[Inspection]:
+        """At most so many tasks of anybody that have not ended, those first that are to be looked
+        at next."""
+        return [_inspection(_pairs(record)) for record in self._run("open", limit)]
+
     def list(
         self,
         owner: str,
@@ -350,18 +380,15 @@ class TaskStore:
             time_left=(int(record["deadline"]) - now) / 1000,
         )
 
-    def journal(
-        self, claim: Claim, *calls: Call, progress: int | None = None, error: str = ""
-    ) -> None:
+    def journal(self, claim: Claim, *calls: Call, progress: int | None = None) -> None:
         """Write how far paid calls have come, and renew the lease.
 
-        `error` is the kind of what went wrong with them, for the timeline. Raises LeaseLost when
-        the task is no longer the claim's.
+        Raises LeaseLost when the task is no longer the claim's.
         """
         fields = _entries(calls)
         if progress is not None:
             fields["progress"] = progress
-        told = _dumps([_told(call, error) for call in calls])
+        told = _dumps([_told(call) for call in calls])
         args = (claim.task.id, claim.task.generation, self._lease, told)
         if not self._run("step", *args, *_flat(fields)):
             raise LeaseLost(claim.task.id)
@@ -412,13 +439,7 @@ class TaskStore:
     def routes(self) -> dict[str, Shut]:
         """The routes and accounts that are shut at the moment, by name."""
         now, flat = self._run("routes")
-        known = _pairs(flat)
-        return {
-            name: Shut(known[f"{name}:why"], (float(until) - now) / 1000)
-            for field, until in known.items()
-            if field.endswith(":until") and float(until) > now
-            for name in [field.removesuffix(":until")]
-        }
+        return shut_routes(now, flat)
 
     def adopt(self, task_id: str, call: Call) -> bool:
         """Hand in what became of a call whose claim was lost. False when it is known or over."""
@@ -554,6 +575,17 @@ def _exceeded(reply: Sequence[Any], limits: Limits) -> LimitExceeded:
     )
 
 
+def shut_routes(now: float, flat: Sequence[str]) -> dict[str, Shut]:
+    """What is shut at `now`, in Unix milliseconds, of all that Redis knows of routes."""
+    known = _pairs(flat)
+    return {
+        name: Shut(known[f"{name}:why"], (float(until) - now) / 1000)
+        for field, until in known.items()
+        if field.endswith(":until") and float(until) > now
+        for name in [field.removesuffix(":until")]
+    }
+
+
 def task_from(record: Mapping[str, str]) -> Task:
     """The task that a record says."""
 
@@ -582,6 +614,25 @@ def task_from(record: Mapping[str, str]) -> Task:
         metadata=orjson.loads(record["metadata"]) if "metadata" in record else None,
         webhook=_webhook(record),
         timeline=_timeline(record.get("timeline", ""), int(record["created"])),
+    )
+
+
+def _inspection(
+    record: Mapping[str, str], place: int | None = None, wait: float | None = None
+) -> Inspection:
+    def number(field: str) -> int | None:
+        return int(record[field]) if field in record else None
+
+    task = task_from(record)
+    return Inspection(
+        task=replace(task, queue_position=place, begins_in=wait),
+        calls=_calls(record),
+        attempts=number("attempts") or 0,
+        losses=number("losses") or 0,
+        sent=number("sent") or 0,
+        worker=record.get("worker"),
+        lease=number("lease"),
+        retry_at=number("retry_at"),
     )
 
 
@@ -623,11 +674,11 @@ def _cancellation(record: Mapping[str, str]) -> Cancellation | None:
     return "requested" if still_asked else "declined"
 
 
-def _told(call: Call, error: str) -> tuple[str, dict[str, Any]]:
+def _told(call: Call) -> tuple[str, dict[str, Any]]:
     """What the timeline says of a call."""
     about: dict[str, Any] = {"call": call.first}
-    if error:
-        about["error"] = error
+    if call.error:
+        about["error"] = call.error
     if call.failure is not None:
         about["billed"] = call.failure.billed
     return _EVENTS.get(call.state, call.state), about

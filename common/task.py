@@ -186,6 +186,7 @@ class Call:
     job: dict[str, Any] | None = None  # what the adapter needs to go on polling, as plain data
     usage: dict[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
+    error: str | None = None  # the kind of that failure: rate_limited, outcome_unknown, …
     pictures: tuple[dict[str, Any], ...] = field(
         default=(), repr=False
     )  # per received picture: revised_prompt, seed

@@ -10,9 +10,12 @@ monkey.patch_all()  # before anything else is imported
 
 import contextlib
 import logging
+import os
 import resource
+import shutil
 import signal
 import sys
+import tempfile
 from typing import Any
 
 import gevent
@@ -47,6 +50,27 @@ _wanted = 65_536 if _hard == resource.RLIM_INFINITY else min(_hard, 65_536)
 if _soft < _wanted:
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (_wanted, _hard))
+
+
+# What several processes count together is kept in files; whoever imports prometheus_client later
+# looks here whether it is.
+_counts = tempfile.mkdtemp(prefix="darkroom-counts-") if workers > 1 else ""
+if _counts:
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = _counts
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """A process that is gone holds no request any more."""
+    if _counts:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        mark_process_dead(worker.pid)
+
+
+def on_exit(server: Any) -> None:
+    """Leave nothing behind."""
+    if _counts:
+        shutil.rmtree(_counts, ignore_errors=True)
 
 
 def on_starting(server: Any) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import sys
@@ -13,6 +14,8 @@ import threading
 from common.errors import ConfigurationError
 from common.liveness import Liveness
 from common.settings import Settings, load_settings
+
+_SAVE_HISTORY_MS = 60_000  # what Flower has seen since is lost when it is killed
 
 
 def main(arguments: list[str]) -> int:
@@ -90,16 +93,35 @@ def _beat(settings: Settings) -> int:
 
 
 def _flower(settings: Settings) -> int:
-    # Read-only, on loopback: Flower has no log-in of its own and could stop workers.
+    auth = settings.flower_basic_auth.get_secret_value()
+    if not (auth or _is_loopback(settings.flower_address)):
+        raise ConfigurationError(
+            f"FLOWER_ADDRESS: {settings.flower_address} is more than this machine; "
+            "FLOWER_BASIC_AUTH has to say who may see Flower, as user:password"
+        )
+    history = settings.data_dir.resolve() / "flower"
+    history.mkdir(parents=True, exist_ok=True)
     command = [
         *("-m", "celery", "-A", "workers.celery", "flower"),
         f"--port={settings.flower_port}",
-        "--address=127.0.0.1",
-        "--read-only",
+        f"--address={settings.flower_address}",
+        f"--read-only={settings.flower_read_only}",
+        "--persistent=true",
+        f"--db={history / 'tasks'}",
+        f"--state-save-interval={_SAVE_HISTORY_MS}",
         "--logging=warning",
         "--max-tasks=10000",
     ]
-    os.execv(sys.executable, [sys.executable, *command])  # noqa: S606
+    # In the environment, where Flower looks for it too: command lines are seen by everybody.
+    environment = os.environ | ({"FLOWER_BASIC_AUTH": auth} if auth else {})
+    os.execve(sys.executable, [sys.executable, *command], environment)  # noqa: S606
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
 
 
 def _alive(settings: Settings) -> int:

@@ -19,7 +19,7 @@ from common.connection import connect
 from common.errors import ConfigurationError
 from common.file_signer import FileSigner
 from common.liveness import Liveness
-from common.logging import configure
+from common.logging import begin_lines, configure, end_lines
 from common.outbox import Outbox, WebhookSecrets
 from common.pictures import ImageLimits
 from common.queue import queue_for
@@ -113,6 +113,14 @@ def make_app(settings: Settings) -> Celery:
     @signals.setup_logging.connect(weak=False)
     def _logging(**_: Any) -> None:
         configure(settings.log_level, settings.log_format)
+
+    @signals.task_prerun.connect(weak=False)
+    def _begun(task_id: str, **_: Any) -> None:
+        begin_lines(task_id=task_id)
+
+    @signals.task_postrun.connect(weak=False)
+    def _done(**_: Any) -> None:
+        end_lines()
 
     @signals.worker_init.connect(weak=False)
     def _beginning(sender: WorkController, **_: Any) -> None:

@@ -35,7 +35,7 @@ from common.errors import (
     Unavailable,
 )
 from common.hub import off_the_hub
-from common.logging import get_logger
+from common.logging import get_logger, same_lines
 from common.pictures import ImageLimits
 from common.storage import ImageStorage
 from common.store import TaskStore, Verdict, Why
@@ -300,8 +300,13 @@ class Courier:
         try:
             self._keep(work, call)
         except LeaseLost:
-            failure = failure_of(Unavailable("The call was announced, and never sent."))
-            call = replace(call, state=CallState.TURNED_AWAY, failure=failure)
+            unsent = Unavailable("The call was announced, and never sent.")
+            call = replace(
+                call,
+                state=CallState.TURNED_AWAY,
+                failure=failure_of(unsent),
+                error=kind_of(unsent),
+            )
             self.until_stored(work, lambda: self._store.adopt(work.claim.task.id, call))
             raise
 
@@ -321,7 +326,7 @@ class Courier:
                 with contextlib.suppress(ProviderError, LeaseLost, StoreUnavailable):
                     self._tell_progress(work, call, provider.progress(order, timeout=every))
 
-        follower = threading.Thread(target=follow, name="progress", daemon=True)
+        follower = threading.Thread(target=same_lines(follow), name="progress", daemon=True)
         follower.start()
         try:
             yield
@@ -540,8 +545,10 @@ class Courier:
             again = work.sent < _MOST_SENT_UNKNOWN
         state = CallState.TURNED_AWAY if again else CallState.FAILED
         if call.state is not CallState.FAILED:
-            call = replace(call, state=state, failure=failure_of(error), job=None)
-            self._keep(work, call, error=kind_of(error))
+            call = replace(
+                call, state=state, failure=failure_of(error), error=kind_of(error), job=None
+            )
+            self._keep(work, call)
         if again:
             return Delivery(call, turned_away=error)
         return Delivery(call, failures=(failure_of(error),) * call.count)
@@ -553,9 +560,9 @@ class Courier:
         overall = sum(work.progress.values()) * call.count // work.request.n
         self.until_stored(work, lambda: self._store.journal(work.claim, progress=min(99, overall)))
 
-    def _keep(self, work: Work, call: Call, *, error: str = "") -> None:
+    def _keep(self, work: Work, call: Call) -> None:
         """Write to the journal, for as long as it takes: what it says decides over money."""
-        self.until_stored(work, lambda: self._store.journal(work.claim, call, error=error))
+        self.until_stored(work, lambda: self._store.journal(work.claim, call))
 
 
 def failure_of(error: ProviderError) -> Failure:
@@ -564,7 +571,7 @@ def failure_of(error: ProviderError) -> Failure:
 
 
 def kind_of(error: ProviderError) -> str:
-    """The kind of an error as the timeline has it: `RateLimited` is `rate_limited`."""
+    """The kind of an error as journal and timeline have it: `RateLimited` is `rate_limited`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__.lstrip("_")).lower()
 
 

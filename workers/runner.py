@@ -27,6 +27,7 @@ from common.errors import (
     RateLimited,
     Unavailable,
 )
+from common.logging import same_lines
 from common.store import Grant, Offer, Shut, TaskStore, Why
 from common.task import Billed, Call, CallState, Claim, Failure, Result
 from workers.courier import (
@@ -218,7 +219,7 @@ class Runner:
         if len(errands) == 1:
             return [carry(errands[0])]
         with ThreadPoolExecutor(len(errands), thread_name_prefix="call") as pool:
-            return list(pool.map(carry, errands))
+            return list(pool.map(same_lines(carry), errands))
 
     def _end(self, plan: _Plan) -> Result:
         waits = [delivery.again for delivery in plan.deliveries if delivery.again is not None]

@@ -19,7 +19,7 @@ import requests
 
 from common.addresses import host_of
 from common.errors import StoreUnavailable
-from common.logging import get_logger
+from common.logging import begin_lines, get_logger
 from common.outbox import DueDelivery, Outbox, WebhookSecrets
 from common.task_body import TaskBody
 from common.transport import Forbidden, Transport, Trouble
@@ -151,6 +151,7 @@ class Notifier:
             thread.start()
 
     def _try(self, due: DueDelivery) -> None:
+        begin_lines(task_id=due.task.id)
         try:
             ends = time.monotonic() + self._outbox.lease
             started = time.monotonic()

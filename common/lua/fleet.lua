@@ -54,6 +54,7 @@ function ops.sweep(who, limit, check, retention)
       redis.call('ZADD', DUE, math.min(now + wait, deadline), id)
     end
   end
+  if announced > 0 then add(announced, 'announced_again') end
   return { #due / 2, announced, timed_out, lag }
 end
 
@@ -72,4 +73,14 @@ function ops.outcomes()
     for _, part in ipairs(redis.call('HGETALL', bucket)) do all[#all + 1] = part end
   end
   return all
+end
+
+-- open <most>   -> the records of tasks that have not ended, those first that are to be looked at next
+function ops.open(most)
+  local found = {}
+  for _, id in ipairs(redis.call('ZRANGE', DUE, 0, most - 1)) do
+    local record = redis.call('HGETALL', record_key(id))
+    if #record > 0 then found[#found + 1] = record end
+  end
+  return found
 end

@@ -133,10 +133,12 @@ end
 
 -- Put right what was entered for a task, now that its record says how it ended; a task ends once. An
 -- image counts, and its price, when it was bought or may have been.
+--   -> the result, the failure, and what was spent
 local function settle(id)
   local owner, charge, result, failure =
     unpack(redis.call('HMGET', record_key(id), 'owner', 'charge', 'result', 'failure'))
-  if not charge then return end
+  result, failure = result and cjson.decode(result), failure and cjson.decode(failure)
+  if not charge then return result, failure, 0 end
   redis.call('ZREM', open_key(owner), charge)
   local day, asked, estimate, model = charge:match('^%S+ (%d+) (%d+) (%-?%d+) (.+)$')
   day, asked, estimate = tonumber(day), tonumber(asked), tonumber(estimate)
@@ -144,7 +146,6 @@ local function settle(id)
   estimate = math.max(0, estimate)
   local images, spent, known, priced = asked, estimate, 0, unpriced == 0
   if result then
-    result = cjson.decode(result)
     images = #result.images
     for _, missing in ipairs(result.missing) do
       if missing.billed ~= 'no' then images = images + 1 end
@@ -160,12 +161,13 @@ local function settle(id)
     else
       spent = math.floor(images * share + 0.5)
     end
-  elseif failure and cjson.decode(failure).billed == 'no' then
+  elseif failure and failure.billed == 'no' then
     images, spent = 0, 0
   end
   enter(owner, day, model, { images = images - asked, spent = spent - estimate,
                              known = known,
                              unpriced = (priced and 0 or images) - unpriced })
+  return result, failure, spent
 end
 
 -- usage <owner> <month, '' for this one> <limit on requests per minute, 0 for none>

@@ -37,7 +37,8 @@ local function finish(id, status, fields, retention, outcome)
   stop_waiting(key, id, waits)
   redis.call('PEXPIREAT', key, now + retention)
   redis.call('ZREM', DUE, id)
-  settle(id)
+  redis.call('SREM', taken_key(queue), id)
+  count_end(status, model, now - created, settle(id))
   owe_webhook(key, id, status)
   if outcome ~= '' then
     local bucket = ours('outcomes:') .. string.format('%.0f', math.floor(now / HOUR))
@@ -107,6 +108,7 @@ function ops.create(id, terms, ...)
   redis.call('ZADD', index, micros, id)
   redis.call('ZREMRANGEBYSCORE', index, '-inf', micros - 1000 * (terms.deadline + terms.retention))
   redis.call('PEXPIRE', index, terms.deadline + terms.retention)
+  count_accepted(terms)
   if once then redis.call('SET', once_key, once.of .. ' ' .. id, 'PX', once.kept) end
   return { 'created', now, unpack(left) }
 end
@@ -126,6 +128,7 @@ function ops.claim(id, worker, ttl, retention, most_losses)
   end
   if lease then -- an expired lease: whoever held it died
     note(key, 'worker_lost', { worker = worker_id(redis.call('HGET', key, 'worker')) })
+    add(1, 'leases_lost')
     losses = losses + 1
     if losses >= tonumber(most_losses) then
       fail(id, 'attempts_exhausted', 'Several workers died while they worked on this task.',
@@ -142,6 +145,7 @@ function ops.claim(id, worker, ttl, retention, most_losses)
   redis.call('HSET', key, 'status', 'processing', 'worker', worker, 'lease', until_, 'hinted', 0)
   note(key, 'claimed', { worker = worker_id(worker) })
   redis.call('ZADD', DUE, until_, id)
+  redis.call('SADD', taken_key(queue), id)
   if status == 'pending' then redis.call('PUBLISH', MOVES, id) end
   local record = redis.call('HGETALL', key)
   local route = redis.call('HGET', key, 'route')
@@ -218,6 +222,7 @@ function ops.begin(id, generation, ttl, standing, going, ...)
     end
     if not why then
       for i = first, first + 2 * granted - 1, 2 do stands[args[i]] = true end
+      count_calls(key, unpack(args, first, first + 2 * granted - 1))
       redis.call('HSET', key, 'lease', until_, unpack(args, first, first + 2 * granted - 1))
       drop_others()
       redis.call('ZADD', DUE, until_, id)
@@ -250,6 +255,7 @@ function ops.adopt(id, field, value)
   if not status or is_final(status) or not known then return 0 end
   local state = cjson.decode(known).state
   if state ~= 'submitting' and state ~= 'in_doubt' then return 0 end
+  count_call(key, field, value)
   redis.call('HSET', key, field, value)
   note(key, 'late_answer', { call = tonumber(field:sub(6)), state = cjson.decode(value).state })
   for first = 0, MOST_CALLS - 1 do -- other answers may be on their way still
@@ -271,6 +277,7 @@ function ops.step(id, generation, ttl, entries, ...)
   if not may_write(key, generation) then return 0 end
   local deadline, route = unpack(redis.call('HMGET', key, 'deadline', 'route'))
   local until_ = math.min(now + ttl, deadline + 15000)
+  count_calls(key, ...)
   redis.call('HSET', key, 'lease', until_, ...)
   redis.call('ZADD', DUE, until_, id)
   if route then hold(route, id, until_, places(id), true) end
@@ -294,9 +301,10 @@ end
 function ops.defer(id, generation, wait, blocked, reason)
   local key = record_key(id)
   if not may_write(key, generation) then return 0 end
-  local deadline, route = unpack(redis.call('HMGET', key, 'deadline', 'route'))
+  local deadline, route, queue = unpack(redis.call('HMGET', key, 'deadline', 'route', 'queue'))
   local again = math.min(now + wait, deadline)
   redis.call('HDEL', key, 'lease', 'worker')
+  redis.call('SREM', taken_key(queue), id)
   redis.call('HSET', key, 'hinted', 0, 'retry_at', again)
   if blocked ~= '' then redis.call('HSET', key, 'blocked', blocked) end
   note(key, 'deferred', { reason = reason, wait_seconds = (again - now) / 1000 })

@@ -6,6 +6,7 @@
 -- each caller, and not behind all that they have.
 --
 -- Per broker queue: `called`, the tasks announced and not claimed since, in the order of their messages;
+-- `taken`, those that a worker holds, or held when it died and nobody has taken up since;
 -- `shares`, how many of these each caller has; `lines`, how many tasks each caller has in line. For all
 -- queues: `waiting`, how many tasks are in line, and `pace`, in what time a task ends while others wait.
 
@@ -17,6 +18,7 @@ local PACE = ours('pace')
 
 local function called_key(queue) return ours('called:' .. queue) end
 local function shares_key(queue) return ours('shares:' .. queue) end
+local function taken_key(queue) return ours('taken:' .. queue) end
 local function lengths_key(queue) return ours('lines:' .. queue) end
 local function line_key(queue, owner) return ours('line:' .. queue .. ':' .. owner) end
 

@@ -134,6 +134,7 @@ function ops.told(id, number, outcome, wait, most, try)
   local lane = owner .. ' ' .. host
   redis.call('ZREM', tries_key(host), id)
   redis.call('ZREM', tries_key(owner), id)
+  add(1, 'webhook_tries', outcome)
   redis.call('HSET', key, 'try:' .. number, try)
   redis.call('HDEL', key, 'try:' .. number - TRIES_KEPT)
   local last = math.floor(ended + LAST_TRY * (expires - ended))

@@ -186,7 +186,7 @@ class Stack:
         if "web" in self._lines:
             probes.append(_Probe("web", lambda: _get(f"{self.address}/readyz")))
         if "flower" in self._lines:
-            probes.append(_Probe("flower", lambda: _get(f"{self.flower_address}/")))
+            probes.append(_Probe("flower", lambda: _get(f"{self.flower_address}/healthcheck")))
         return probes
 
     def _ping(self) -> str | None:

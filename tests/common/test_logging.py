@@ -37,6 +37,51 @@ thread.start()
 thread.join(5)
 """
 
+ABOUT = """
+import logging, sys, threading
+from common.logging import begin_lines, configure, end_lines, get_logger, same_lines, tell_in_lines
+
+configure("INFO", "json")
+log, theirs = get_logger("ours"), logging.getLogger("theirs")
+
+def work():
+    theirs.warning("inside")
+
+begin_lines(request_id="req_1")
+tell_in_lines(task_id="imgtask_1")
+log.info("both")
+for target in (same_lines(work), work):
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+begin_lines(task_id="imgtask_2")
+theirs.warning("another")
+end_lines()
+log.info("nothing")
+for name in ("celery.worker.strategy", "theirs"):
+    logging.getLogger(name).info("%(name)s[%(id)s]", {"id": "imgtask_3", "name": "t"})
+"""
+
+
+def test_lines_say_what_they_are_about_whoever_writes_them() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ABOUT], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+
+    about = [(line["event"], line.get("request_id"), line.get("task_id")) for line in lines]
+    assert about == [
+        ("both", "req_1", "imgtask_1"),
+        ("inside", "req_1", "imgtask_1"),
+        ("inside", None, None),
+        ("another", None, "imgtask_2"),
+        ("nothing", None, None),
+        ("t[imgtask_3]", None, "imgtask_3"),
+        ("t[imgtask_3]", None, None),
+    ]
+    assert not [line for line in lines if "positional_args" in line]
+
 
 @pytest.fixture(scope="module", params=["json", "console"])
 def output(request: pytest.FixtureRequest) -> tuple[str, str]:

@@ -783,7 +783,7 @@ def test_every_key_but_the_lists_of_the_living_expires(store: TaskStore, valkey:
     lasting = {key for key in valkey.redis.scan_iter() if valkey.redis.pttl(key) == -1}
 
     waiting = {f"darkroom:called:{QUEUE}", f"darkroom:shares:{QUEUE}"}
-    assert lasting == {QUEUE, "darkroom:due", "darkroom:seen"} | waiting
+    assert lasting == {QUEUE, "darkroom:due", "darkroom:seen", "darkroom:counts"} | waiting
 
 
 # -- outcomes and health
@@ -892,6 +892,9 @@ def test_workers_that_were_not_seen_for_an_hour_are_forgotten(
 METHODS: dict[str, Callable[[TaskStore, Claim], Any]] = {
     "create": lambda store, held: create(store),
     "read": lambda store, held: store.read(held.task.id),
+    "read_many": lambda store, held: store.read_many([held.task.id]),
+    "inspect": lambda store, held: store.inspect(held.task.id),
+    "open": lambda store, held: store.open(limit=10),
     "list": lambda store, held: store.list("key_a", limit=10),
     "claim": lambda store, held: store.claim(held.task.id, "another"),
     "sweep": lambda store, held: store.sweep("a"),
@@ -905,7 +908,7 @@ METHODS: dict[str, Callable[[TaskStore, Claim], Any]] = {
     "adopt": lambda store, held: store.adopt(held.task.id, call(CallState.ACCEPTED, first=3)),
     **WRITES,
 }
-READS = {"read", "list", "health", "outcomes", "routes", "usage"}
+READS = {"read", "read_many", "inspect", "open", "list", "health", "outcomes", "routes", "usage"}
 
 
 def test_every_public_method_is_among_the_methods_tested_here() -> None:

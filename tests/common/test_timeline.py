@@ -71,7 +71,7 @@ def test_attempts_and_their_errors_are_told(store: TaskStore, valkey: Valkey) ->
     held = claim(store, create(store), f"{HOST}:3fa9c1")
     store.begin(held, [offer()])
     failure = Failure("all_channels_failed", "secret words", billed="no")
-    store.journal(held, call(CallState.TURNED_AWAY, failure=failure), error="rate_limited")
+    store.journal(held, call(CallState.TURNED_AWAY, failure=failure, error="rate_limited"))
     store.defer(held, 0, blocked="rate_limited", reason="rate_limited")
     again = claim(store, held.task.id, f"{HOST}:777777")
     let_lease_run_out(valkey, again)
@@ -132,7 +132,7 @@ def test_nothing_is_told_that_the_owner_may_not_see(store: TaskStore, valkey: Va
     job = {"id": "job-1", "state": {"url": "https://10.0.0.1/job-1"}}
     store.journal(held, call(CallState.ACCEPTED, job=job))
     failure = Failure("upstream_error", "they said: a red apple", billed="unknown")
-    store.journal(held, call(CallState.FAILED, failure=failure), error="bad_answer")
+    store.journal(held, call(CallState.FAILED, failure=failure, error="bad_answer"))
     store.fail(held.task.id, held.task.generation, failure)
 
     kept = str(valkey.redis.hget(record_key(held.task.id), "timeline"))
@@ -144,7 +144,7 @@ def test_nothing_is_told_that_the_owner_may_not_see(store: TaskStore, valkey: Va
 def test_of_too_many_entries_those_in_the_middle_are_dropped(store: TaskStore) -> None:
     held = claimed(store)
     for number in range(100):
-        store.journal(held, call(CallState.TURNED_AWAY), error=f"error_{number}")
+        store.journal(held, call(CallState.TURNED_AWAY, error=f"error_{number}"))
 
     kept = told(store, held.task.id)
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +17,7 @@ import requests
 from PIL import Image, PngImagePlugin
 
 from tests.processes import until
-from tests.stack import KEY, Stack
+from tests.stack import KEY, ROOT, Stack, running
 
 
 @pytest.fixture(scope="module")
@@ -24,19 +29,19 @@ def flower(whole_stack: Stack) -> Iterator[str]:
     whole_stack.kill("flower")
 
 
-def workers(flower: str) -> list[dict[str, Any]]:
+def workers(flower: str, auth: tuple[str, str] | None = None) -> list[dict[str, Any]]:
     with contextlib.suppress(requests.RequestException):
-        answer = requests.get(f"{flower}/workers?json=1", timeout=10)
+        answer = requests.get(f"{flower}/workers?json=1", auth=auth, timeout=10)
         found: list[dict[str, Any]] = answer.json()["data"]
         return found
     return []
 
 
-def rows(flower: str, task_id: str) -> list[dict[str, Any]]:
+def rows(flower: str, task_id: str, auth: tuple[str, str] | None = None) -> list[dict[str, Any]]:
     """What the page's own table asks for."""
     query = {"draw": 1, "start": 0, "length": 100, "search[value]": "", "order[0][dir]": "asc"}
     query |= {"order[0][column]": 0, "columns[0][data]": "name"}
-    answer = requests.get(f"{flower}/tasks/datatable", params=query, timeout=10)
+    answer = requests.get(f"{flower}/tasks/datatable", params=query, auth=auth, timeout=10)
     return [row for row in answer.json()["data"] if row["uuid"] == task_id]
 
 
@@ -90,3 +95,87 @@ def test_nothing_of_an_upload_is_seen(stack: Stack, flower: str) -> None:
     detail = requests.get(f"{flower}/task/{task['id']}", timeout=10).text
     logs = "".join(log.read_text() for log in stack.directory.glob("*.log"))
     assert "MARKED" not in str(row) + detail + logs
+
+
+AUTH = ("operator", "an:operator's-password")
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack whose Flower asks who is there, and which tests may kill."""
+    auth = ":".join(AUTH)
+    with running(tmp_path_factory.mktemp("guarded"), FLOWER_BASIC_AUTH=auth) as stack:
+        stack.start("flower")
+        until(lambda: workers(stack.flower_url, AUTH), "Flower sees the worker")
+        yield stack
+
+
+def revoke(flower: str, task_id: str, auth: tuple[str, str] | None = None) -> int:
+    answer = requests.post(
+        f"{flower}/api/task/revoke/{task_id}?terminate=true", auth=auth, timeout=10
+    )
+    return answer.status_code
+
+
+@pytest.mark.parametrize("path", ["/", "/tasks", "/workers", "/api/workers", "/api/tasks"])
+def test_with_a_password_nobody_else_sees_anything(guarded: Stack, path: str) -> None:
+    url = guarded.flower_url + path
+
+    assert requests.get(url, timeout=10).status_code == 401
+    assert requests.get(url, auth=(AUTH[0], "wrong"), timeout=10).status_code == 401
+    assert requests.get(url, auth=AUTH, timeout=10).status_code == 200
+    assert AUTH[1] not in " ".join(Path(f"/proc/{guarded.pid('flower')}/cmdline").read_text())
+
+
+def test_whoever_may_see_may_only_see(guarded: Stack) -> None:
+    task = guarded.submit("a fox")
+
+    assert revoke(guarded.flower_url, task["id"], AUTH) == 403
+    (worker,) = workers(guarded.flower_url, AUTH)
+    name = worker["hostname"]
+    answer = requests.post(
+        f"{guarded.flower_url}/api/worker/shutdown/{name}", auth=AUTH, timeout=10
+    )
+
+    assert answer.status_code == 403
+    assert guarded.finished(task)["status"] == "completed"
+    assert "worker" in guarded.alive()
+
+
+def test_what_was_seen_is_there_after_a_restart(guarded: Stack) -> None:
+    task = guarded.submit("a fox")
+    guarded.finished(task)
+    until(
+        lambda: [r for r in rows(guarded.flower_url, task["id"], AUTH) if r["state"] == "SUCCESS"],
+        "seen by Flower",
+    )
+
+    guarded.kill("flower", signal.SIGTERM)
+    guarded.start("flower")
+
+    (row,) = until(lambda: rows(guarded.flower_url, task["id"], AUTH), "seen again")
+    assert row["state"] == "SUCCESS"
+    assert row["args"] == "flux-pro n=1 512x512"
+
+
+def test_whoever_wants_it_may_do_more_than_see(guarded: Stack) -> None:
+    guarded.kill("flower", signal.SIGTERM)
+    guarded.start("flower", FLOWER_READ_ONLY="false")
+    until(lambda: workers(guarded.flower_url, AUTH), "Flower sees the worker")
+
+    assert revoke(guarded.flower_url, "imgtask_of_nobody", AUTH) == 200
+    assert revoke(guarded.flower_url, "imgtask_of_nobody") == 401
+
+
+def test_flower_is_not_opened_to_the_network_without_a_password(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "workers", "flower"],
+        env=os.environ | {"FLOWER_ADDRESS": "0.0.0.0", "DATA_DIR": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("FLOWER_ADDRESS: 0.0.0.0 is more than this machine")
