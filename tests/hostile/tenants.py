@@ -69,8 +69,8 @@ def _kind(spec: dict[str, Any], method: str, path: str, description: dict[str, A
         return "submit"  # makes a task, which is the caller's
     raise AssertionError(
         f"Nobody has said whose data {method.upper()} {path} shows, so nothing holds it to that. "
-        "Let tests.hostile.tenants._kind tell by its form what it is, and where that is a new kind, "
-        "add to tests/hostile/test_tenants.py what a stranger must not get from it."
+        "Let tests.hostile.tenants._kind tell by its form what it is, and where that is a new "
+        "kind, add to tests/hostile/test_tenants.py what a stranger must not get from it."
     )
 
 

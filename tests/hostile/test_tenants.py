@@ -14,8 +14,8 @@ import requests
 
 from common.task import new_task_id
 from tests.api.conftest import Stack
-from tests.hostile.tenants import TASK_ID, Operation, Tenant, ask, leaks, operations, pairs, told
 from tests.common.tasks import create
+from tests.hostile.tenants import TASK_ID, Operation, Tenant, ask, leaks, operations, pairs, told
 
 ABSENT = "async_task_not_found"
 
