@@ -42,7 +42,9 @@ def exchange(base: str, data: bytes, *, end: bool = True, seconds: float = 10) -
             connection.sendall(data)
             if end:
                 connection.shutdown(socket.SHUT_WR)
-        except ConnectionError:
+        except TimeoutError:
+            raise
+        except OSError:
             pass  # closed while we were still speaking; there may be an answer all the same
         found = []
         while answer := _read(answers):
