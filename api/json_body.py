@@ -61,6 +61,8 @@ def _body(request: Request) -> bytes:
         if request.content_length is None:
             # Werkzeug cuts a chunked body at the limit; only reading on says that there was more.
             request.stream.read(1)
+        elif len(data) < request.content_length:  # which Werkzeug leaves to the WSGI server
+            raise ConnectionError
         return data
     except HTTPException:
         raise

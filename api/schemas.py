@@ -6,8 +6,9 @@ sent; tests hold them to these models.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
@@ -959,6 +960,16 @@ class TaskPath(_Parameters):
     task_id: str = Field(description="As returned by the submit.", examples=[_TASK_ID])
 
 
+def _as(**described: Any) -> Callable[[dict[str, Any]], None]:
+    """Let the document say of an optional parameter what the view wants of its text."""
+
+    def change(schema: dict[str, Any]) -> None:
+        del schema["anyOf"], schema["default"]  # text or null, which is null unless it is given
+        schema |= described
+
+    return change
+
+
 class WaitQuery(_Parameters):
     wait: str | None = Field(
         None,
@@ -976,20 +987,31 @@ class EventsQuery(_Parameters):
 
 class TaskListQuery(_Parameters):
     status: str | None = Field(
-        None, description="`pending`, `processing`, `completed` or `failed`.", examples=["failed"]
+        None,
+        description="Only tasks of this status.",
+        examples=["failed"],
+        json_schema_extra=_as(type="string", enum=["pending", "processing", "completed", "failed"]),
     )
     model: str | None = Field(None, description="Only tasks of this model.", examples=["flux-pro"])
     limit: str | None = Field(
-        None, description="Most tasks on the page: 1 to 100, 20 unless told.", examples=["20"]
+        None,
+        description="Most tasks on the page.",
+        examples=[20],
+        json_schema_extra=_as(type="integer", minimum=1, maximum=100, default=20),
     )
     after: str | None = Field(
-        None, description="Go on behind this task: the `last_id` of the page before."
+        None,
+        description="Go on behind this task: the `last_id` of the page before.",
+        json_schema_extra=_as(type="string", pattern="^imgtask_[0-9a-f]{32}$"),
     )
 
 
 class UsageQuery(_Parameters):
     month: str | None = Field(
-        None, description="One of the 13 months before this one, as YYYY-MM.", examples=["2026-11"]
+        None,
+        description="One of the 13 months before this one, as YYYY-MM.",
+        examples=["2026-11"],
+        json_schema_extra=_as(type="string", pattern="^[0-9]{4}-(0[1-9]|1[0-2])$"),
     )
 
 
@@ -1001,7 +1023,9 @@ class ModelQuery(_Parameters):
     category: str | None = Field(None, description="`image`.")
     provider: str | None = Field(None, description="Only models that it can serve, such as `bfl`.")
     recommended_for: str | None = Field(
-        None, description="`image`: the models that can be used now, best first."
+        None,
+        description="`image`: the models that can be used now, best first.",
+        json_schema_extra=_as(type="string", enum=["image"]),
     )
 
 
@@ -1011,8 +1035,15 @@ class FilePath(_Parameters):
 
 
 class FileQuery(_Parameters):
-    expires: str | None = Field(None, description="Unix seconds, part of the signed address.")
+    expires: str | None = Field(
+        None,
+        description="Unix seconds, part of the signed address.",
+        json_schema_extra=_as(type="integer", minimum=0),
+    )
     signature: str | None = Field(None, description="Part of the signed address.")
     thumbnail: str | None = Field(
-        None, description="Longest side in pixels, 16 to 1024.", examples=["256"]
+        None,
+        description="Longest side in pixels.",
+        examples=[256],
+        json_schema_extra=_as(type="integer", minimum=16, maximum=1024),
     )

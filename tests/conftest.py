@@ -11,6 +11,23 @@ from common.store import TaskStore
 from tests.valkey import Valkey, open_store, running_valkey
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--thorough",
+        type=int,
+        default=1,
+        metavar="N",
+        help="N times as many inputs where they are made at random; needs a longer --timeout.",
+    )
+
+
+@pytest.fixture(scope="session")
+def thorough(request: pytest.FixtureRequest) -> int:
+    """How many times more inputs than usual are wanted."""
+    times: int = request.config.getoption("--thorough")
+    return times
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Valkey]:
     with running_valkey() as valkey:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,17 +19,6 @@ def send(stack: Stack, body: bytes, **headers: str) -> requests.Response:
     return stack.http.post(
         f"{stack.base}/v1/images/generations", data=body, headers=given, timeout=10
     )
-
-
-def raw(stack: Stack, request: bytes) -> bytes:
-    host = urlsplit(stack.base)
-    with socket.create_connection((host.hostname, host.port), timeout=10) as connection:
-        connection.sendall(request)
-        connection.shutdown(socket.SHUT_WR)
-        answer = b""
-        while part := connection.recv(65536):
-            answer += part
-    return answer
 
 
 BAD_BODIES: list[tuple[bytes, str]] = [
@@ -227,46 +215,6 @@ def test_the_callers_request_id_comes_back_if_it_is_sane(stack: Stack) -> None:
 def test_every_answer_has_a_request_id(stack: Stack, path: str) -> None:
     for session in (stack.http, requests):
         assert session.get(stack.base + path, timeout=10).headers["X-Request-ID"]
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [
-        b"GET /v1/models HTTP/9.9\r\nHost: x\r\n\r\n",
-        b"GARBAGE\r\n\r\n",
-        b"GET /v1/" + b"x" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
-        b"GET /v1/models HTTP/1.1\r\nHost: x\r\nBad Header: y\r\n\r\n",
-    ],
-)
-def test_what_is_hardly_http_is_answered_in_json_too(stack: Stack, request_: bytes) -> None:
-    head, _, body = raw(stack, request_).partition(b"\r\n\r\n")
-
-    status = int(head.split()[1])
-    assert 400 <= status < 600
-    assert b"application/json" in head
-    assert json.loads(body)["error"]["code"]
-
-
-@pytest.mark.parametrize("size", [b"zz", b"-1", b"5\r\nab"])
-def test_a_broken_chunked_body_is_the_callers_mistake(stack: Stack, size: bytes) -> None:
-    head = (
-        f"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {stack.key}\r\n"
-        "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
-    answer = raw(stack, head.encode() + size + b"\r\n{}\r\n0\r\n\r\n")
-
-    assert answer.startswith(b"HTTP/1.1 400"), answer
-    assert b'"error"' in answer
-
-
-def test_a_body_that_ends_early_is_the_callers_mistake(stack: Stack) -> None:
-    head = (
-        f"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {stack.key}\r\n"
-        "Content-Type: application/json\r\nContent-Length: 500\r\n\r\n{"
-    )
-
-    assert raw(stack, head.encode()).startswith(b"HTTP/1.1 400")
 
 
 def test_the_log_has_one_event_per_request_and_no_secrets(stack: Stack) -> None:

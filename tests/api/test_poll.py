@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from common.task import Call, CallState, Failure, new_task_id
+from common.task import Call, CallState, Failure
 from tests.api.conftest import Stack, picture
 
 PATHS = ("/v1/images/generations/{}", "/v1/tasks/{}", "/v1/images/{}")
@@ -185,25 +185,6 @@ def test_unknown_ids_are_all_the_same_404(stack: Stack, task_id: str) -> None:
             "param": None,
         }
     }
-
-
-def test_other_peoples_tasks_are_unknown_to_the_byte(stack: Stack) -> None:
-    _, other = stack.keys.create("somebody else")
-    stranger = {"Authorization": f"Bearer {other}", "X-Request-ID": "same"}
-    pending, done = stack.submit(), stack.submit()
-    stack.complete(done)
-
-    unlike = {"Date"}
-    for path in PATHS:
-        unknown = stack.get(path.format(new_task_id()), headers=stranger)
-        for task_id in (pending, done):
-            for query in ("", "?wait=5"):
-                foreign = stack.get(path.format(task_id) + query, headers=stranger)
-                assert foreign.status_code == 404
-                assert foreign.content == unknown.content
-                assert {k: v for k, v in foreign.headers.items() if k not in unlike} == {
-                    k: v for k, v in unknown.headers.items() if k not in unlike
-                }
 
 
 def test_an_expired_task_is_unknown(stack: Stack) -> None:

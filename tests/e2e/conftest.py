@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import requests
 
 from tests.stack import Stack, running
 
@@ -28,3 +31,12 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack whose processes a test may kill, if it starts them again."""
     with running(tmp_path_factory.mktemp("fragile")) as whole:
         yield whole
+
+
+def flower_workers(flower: str, auth: tuple[str, str] | None = None) -> list[dict[str, Any]]:
+    """The workers that Flower knows; none while it does not answer."""
+    with contextlib.suppress(requests.RequestException):
+        answer = requests.get(f"{flower}/workers?json=1", auth=auth, timeout=10)
+        found: list[dict[str, Any]] = answer.json()["data"]
+        return found
+    return []

@@ -1,0 +1,1 @@
+"""Tenants kept apart, and input that means no good, over HTTP."""

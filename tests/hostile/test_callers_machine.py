@@ -1,0 +1,301 @@
+"""Callers and a worker in any order over HTTP, against a model of what each caller must be told."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import requests
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from common.task import Call, CallState, Claim, Failure
+from tests.api.conftest import Stack
+from tests.hostile.tenants import Tenant
+from tests.hostile.worker import end
+from tests.valkey import open_store
+
+PATHS = ("/v1/images/generations/{}", "/v1/tasks/{}", "/v1/images/{}")
+FIXED = ("id", "task_id", "object", "created", "model", "poll_url")
+BODIES: list[dict[str, Any]] = [
+    {"model": "flux-pro", "prompt": "a red apple"},
+    {"model": "flux-pro", "prompt": "a red apple", "response_format": "b64_json"},
+    {"model": "dall-e-2", "prompt": "a blue apple", "n": 2},
+]
+FAILURES = [
+    Failure("content_policy_violation", "The prompt was refused."),
+    Failure("upstream_error", "The provider broke.", retryable=True, billed="unknown"),
+]
+CALL = Call(0, 1, "bfl", "flux-pro-1.1", CallState.ACCEPTED)
+
+
+@dataclass
+class Expected:
+    """A task as its caller must see it."""
+
+    body: dict[str, Any]  # what was asked for
+    first: dict[str, Any]  # the answer to its submit
+    status: str = "pending"
+    progress: int = 0
+    failure: Failure | None = None
+    final: dict[str, Any] | None = None  # the whole answer, from its end on
+    claims: list[Claim] = field(default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        return self.status in ("completed", "failed")
+
+
+@dataclass
+class Caller:
+    tenant: Tenant
+    tasks: dict[str, Expected] = field(default_factory=dict)  # by id, the oldest first
+    names: dict[str, str] = field(default_factory=dict)  # Idempotency-Key -> task id
+
+
+class CallersMachine(RuleBasedStateMachine):
+    def __init__(self, stack: Stack) -> None:
+        super().__init__()
+        self.stack = stack
+        self.callers = [Caller(Tenant.new(stack, name)) for name in ("one", "two")]
+
+    def pick(self, data: st.DataObject) -> tuple[Caller, str, Expected]:
+        offered = [(c, i) for c in self.callers for i in c.tasks]
+        # The newest are likelier to have something before them.
+        at = data.draw(st.integers(0, min(7, len(offered) - 1)))
+        caller, task_id = offered[-1 - at]
+        return caller, task_id, caller.tasks[task_id]
+
+    @staticmethod
+    def ask(caller: Caller, path: str, query: dict[str, Any] | None = None) -> requests.Response:
+        return caller.tenant.ask("GET", path, params=query)
+
+    @property
+    def busy(self) -> bool:
+        return any(caller.tasks for caller in self.callers)
+
+    # -- what callers do
+
+    @rule(
+        who=st.integers(0, 1),
+        body=st.sampled_from(BODIES),
+        name=st.sampled_from((None, None, "a", "b", "c")),
+        wait=st.sampled_from((None, None, None, "wait=0")),
+    )
+    def submit(self, who: int, body: dict[str, Any], name: str | None, wait: str | None) -> None:
+        caller = self.callers[who]
+        headers = {"Idempotency-Key": name, "Prefer": wait}
+        answer = caller.tenant.ask(
+            "POST",
+            "/v1/images/generations",
+            json=body,
+            headers={key: value for key, value in headers.items() if value is not None},
+        )
+        known = caller.names.get(name) if name is not None else None
+
+        if known is not None and caller.tasks[known].body != body:
+            assert (answer.status_code, code(answer)) == (422, "idempotency_key_reused")
+            return
+        assert answer.status_code == 202, answer.text
+        assert answer.headers["Location"] == answer.json()["poll_url"]
+        assert ("Idempotency-Replayed" in answer.headers) == (known is not None)
+        told = answer.json()
+        if known is not None:
+            assert told == caller.tasks[known].first
+            return
+        assert told["status"] == "pending"
+        assert not any(told["id"] in other.tasks for other in self.callers)
+        caller.tasks[told["id"]] = Expected(body, told)
+        if name is not None:
+            caller.names[name] = told["id"]
+
+    @precondition(lambda self: self.busy)
+    @rule(
+        data=st.data(),
+        path=st.sampled_from(PATHS),
+        wait=st.sampled_from(("", "?wait=0", "?wait=1")),
+    )
+    def poll(self, data: st.DataObject, path: str, wait: str) -> None:
+        caller, task_id, expected = self.pick(data)
+        if wait == "?wait=1" and not expected.over:
+            wait = "?wait=0"  # nobody would end it meanwhile
+        self.agrees(caller, task_id, path, wait)
+
+    @precondition(lambda self: self.busy)
+    @rule(data=st.data())
+    def ask_for_somebody_elses(self, data: st.DataObject) -> None:
+        caller, task_id, _ = self.pick(data)
+        (stranger,) = (other for other in self.callers if other is not caller)
+        answer = self.ask(stranger, f"/v1/tasks/{task_id}")
+
+        assert (answer.status_code, code(answer)) == (404, "async_task_not_found")
+
+    @precondition(lambda self: self.busy)
+    @rule(data=st.data())
+    def ask_again_for_what_is_known(self, data: st.DataObject) -> None:
+        caller, task_id, _ = self.pick(data)
+        first = self.ask(caller, f"/v1/tasks/{task_id}")
+        again = caller.tenant.ask(
+            "GET", f"/v1/tasks/{task_id}", headers={"If-None-Match": first.headers["ETag"]}
+        )
+
+        assert (again.status_code, again.content) == (304, b"")
+
+    @rule(
+        who=st.integers(0, 1),
+        limit=st.integers(1, 5),
+        query=st.sampled_from(
+            [
+                *({}, {"status": "pending"}, {"status": "completed"}, {"status": "failed"}),
+                *({"model": "dall-e-2"}, {"status": "processing", "model": "flux-pro"}),
+            ]
+        ),
+    )
+    def list_by_pages(self, who: int, limit: int, query: dict[str, str]) -> None:
+        caller, listed, after = self.callers[who], [], {}
+        while True:
+            page = self.ask(caller, "/v1/tasks", {"limit": limit, **query, **after}).json()
+            assert len(page["data"]) <= limit
+            listed += [task["id"] for task in page["data"]]
+            if not page["has_more"]:
+                break
+            after = {"after": page["last_id"]}
+
+        wanted = [
+            task_id
+            for task_id, task in caller.tasks.items()
+            if query.get("status") in (None, task.status)
+            and query.get("model") in (None, task.body["model"])
+        ]
+        assert listed == wanted[::-1]
+
+    @rule(who=st.integers(0, 1))
+    def ask_what_was_used(self, who: int) -> None:
+        caller = self.callers[who]
+        usage = self.ask(caller, "/v1/usage").json()
+        tasks = caller.tasks.values()
+        counted = [
+            task
+            for task in tasks
+            if task.status != "failed" or (task.failure and task.failure.billed != "no")
+        ]
+
+        assert usage["open_tasks"] == sum(not task.over for task in tasks)
+        assert usage["month"]["images"] == sum(task.body.get("n", 1) for task in counted)
+
+    # -- what a worker does
+
+    @precondition(lambda self: self.busy)
+    @rule(data=st.data())
+    def claim(self, data: st.DataObject) -> None:
+        _, task_id, expected = self.pick(data)
+        claim = self.stack.store.claim(task_id, "tests")
+
+        assert (claim is not None) == (expected.status == "pending")
+        if claim is not None:
+            expected.claims.append(claim)
+            expected.status = "processing"
+
+    @precondition(lambda self: self.busy)
+    @rule(data=st.data(), progress=st.integers(0, 100))
+    def tell_progress(self, data: st.DataObject, progress: int) -> None:
+        _, _, expected = self.pick(data)
+        if expected.status == "processing":
+            self.stack.store.journal(expected.claims[-1], CALL, progress=progress)
+            expected.progress = progress
+
+    @precondition(lambda self: self.busy)
+    @rule(data=st.data())
+    def complete(self, data: st.DataObject) -> None:
+        _, _, expected = self.pick(data)
+        if expected.claims:  # those of a task that is over change nothing
+            end(self.stack, expected.claims[-1])
+            if not expected.over:
+                expected.status = "completed"
+
+    @precondition(lambda self: self.busy)
+    @rule(data=st.data())
+    def complete_while_the_caller_waits(self, data: st.DataObject) -> None:
+        caller, task_id, expected = self.pick(data)
+        if expected.status == "processing":
+            with ThreadPoolExecutor(1) as pool:
+                waiting = pool.submit(self.ask, caller, f"/v1/tasks/{task_id}?wait=20")
+                end(self.stack, expected.claims[-1])
+            expected.status = "completed"
+
+            assert waiting.result().json()["status"] == "completed"
+
+    @precondition(lambda self: self.busy)
+    @rule(data=st.data(), failure=st.sampled_from(FAILURES))
+    def fail(self, data: st.DataObject, failure: Failure) -> None:
+        _, _, expected = self.pick(data)
+        if expected.claims:
+            end(self.stack, expected.claims[-1], failure)
+            if not expected.over:
+                expected.status, expected.failure = "failed", failure
+
+    # A rule for each further thing that callers may do belongs here: `cancel` would end a task as
+    # failed, and what a worker does to it afterwards would change nothing.
+
+    # -- what must be true whatever they did
+
+    @invariant()
+    def everybody_is_told_the_truth_of_the_newest(self) -> None:
+        for caller in self.callers:
+            for task_id in list(caller.tasks)[-2:]:
+                self.agrees(caller, task_id, PATHS[1])
+
+    def agrees(self, caller: Caller, task_id: str, path: str, query: str = "") -> None:
+        """What the caller is told of a task is what the model says."""
+        expected = caller.tasks[task_id]
+        answer = self.ask(caller, path.format(task_id) + query)
+        assert answer.status_code == 200, answer.text
+        told = answer.json()
+
+        assert told["status"] == expected.status
+        assert {name: told[name] for name in FIXED} == {n: expected.first[n] for n in FIXED}
+        assert told["status"] == "pending" or "queue_position" not in told
+        assert ("Retry-After" in answer.headers) == (not expected.over)
+        if expected.status == "completed":
+            kind = expected.body.get("response_format", "url")
+            assert all(image[kind] for image in told["data"])
+            assert len(told["data"]) == expected.body.get("n", 1)
+        if expected.failure is not None:
+            assert (told["data"], told["error"]) == ([], expected.failure.message)
+            assert told["error_detail"]["code"] == expected.failure.code
+        if expected.over:
+            expected.final = expected.final or told
+            assert told == expected.final
+        else:
+            assert told["progress"] == expected.progress
+            assert all(image["url"] == "" for image in told["data"])
+
+
+def code(answer: requests.Response) -> str:
+    return str(answer.json()["error"]["code"])
+
+
+def test_no_order_of_events_lets_a_caller_be_told_what_is_not_so(
+    stack: Stack, thorough: int
+) -> None:
+    with open_store(stack.valkey.url, lease=3600) as store:
+        run_state_machine_as_test(
+            lambda: CallersMachine(replace(stack, store=store)),  # type: ignore[arg-type]  # any maker will do
+            settings=settings(
+                max_examples=50 * thorough,
+                stateful_step_count=30,
+                deadline=None,
+                phases=[Phase.generate],  # shrinking would outlast the test's own timeout
+                derandomize=True,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
