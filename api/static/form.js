@@ -57,7 +57,10 @@ export class Form {
       this.clear();
       if (this.#check()) submit(this.fields());
     });
-    find("picker").addEventListener("toggle", () => {
+    // Opened here and not by the browser, which would tell of it later: the list would jump.
+    find("picker").firstElementChild.addEventListener("click", (event) => {
+      event.preventDefault();
+      find("picker").open = !find("picker").open;
       const chosen = form.querySelector('input[name="model"]:checked')?.parentElement;
       const list = find("models");
       if (chosen) list.scrollTop = chosen.offsetTop - list.offsetTop - list.clientHeight / 3;

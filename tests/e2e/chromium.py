@@ -38,6 +38,19 @@ _KEYS = {
 }
 _CONTROL = 2
 _OFFERED = "document.querySelectorAll('.model').length"
+# The middle of an element, once it is where it was two frames ago.
+_WHERE_IT_RESTS = """(async () => {
+  const frame = () => new Promise(requestAnimationFrame);
+  const e = [...document.querySelectorAll(%s)].find(e => e.checkVisibility());
+  e.scrollIntoView({block: "center", behavior: "instant"});
+  for (let before = "";;) {
+    const {x, y, width, height} = e.getBoundingClientRect();
+    if (before === `${x} ${y}`) return [x + width / 2, y + height / 2];
+    before = `${x} ${y}`;
+    await frame();
+    await frame();
+  }
+})()"""
 
 
 class Page:
@@ -157,13 +170,7 @@ class Page:
         """With the pointer, where the element is: what covers it would get the click instead."""
         quoted = json.dumps(selector)
         self.until(lambda: self.count(selector), f"{selector} to click")
-        x, y = self.evaluate(
-            f"(() => {{ const e = [...document.querySelectorAll({quoted})]"
-            ".find(e => e.checkVisibility());"
-            "e.scrollIntoView({block: 'center', behavior: 'instant'});"
-            "const r = e.getBoundingClientRect();"
-            "return [r.x + r.width / 2, r.y + r.height / 2] })()"
-        )
+        x, y = self.evaluate(_WHERE_IT_RESTS % quoted)
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
