@@ -247,7 +247,7 @@ class Courier:
                 trouble += 1
                 if work.time_left <= 0:
                     raise
-                log.warning("waiting for the store", task_id=work.claim.task.id, reason=str(error))
+                log.warning("waiting for the store", reason=str(error))
                 time.sleep(min(0.1 * 2**trouble, 2.0))
 
     def _input(self, work: Work, told: Input) -> bytes:
@@ -339,7 +339,7 @@ class Courier:
         match outcome:
             case Job():
                 # Should even this write fail for good, the line is the last copy of the job id.
-                log.info("accepted", task_id=work.claim.task.id, job_id=outcome.id)
+                log.info("accepted", job_id=outcome.id)
                 job = {"id": outcome.id, "state": outcome.state}
                 call = replace(call, state=CallState.ACCEPTED, job=job, usage=outcome.usage)
             case Pictures():
@@ -357,7 +357,7 @@ class Courier:
         if isinstance(outcome, Pictures):
             self._receive_pictures(work, call, outcome)  # they have to be there to be adopted
         adopted = self.until_stored(work, lambda: self._store.adopt(work.claim.task.id, call))
-        log.info("handed in a late answer", task_id=work.claim.task.id, adopted=adopted)
+        log.info("handed in a late answer", adopted=adopted)
 
     def _resume(self, work: Work, route: Route, call: Call) -> tuple[Call, Outcome | Deferred]:
         """Go on with a call that an earlier claim had begun."""
@@ -453,7 +453,7 @@ class Courier:
             job = outcome
             self._tell_progress(work, call, outcome.progress)
             if cancelling and stop.is_refused:
-                log.info("not cancelled", task_id=work.claim.task.id, job_id=job.id)
+                log.info("not cancelled", job_id=job.id)
                 self._cancels.forget(work.claim.task.id)
                 self.until_stored(work, lambda: self._store.decline(work.claim))
                 stop = _Stop(provider)
@@ -534,7 +534,6 @@ class Courier:
     def _failed(self, work: Work, route: Route, call: Call, error: ProviderError) -> Delivery:
         log.info(
             "call failed",
-            task_id=work.claim.task.id,
             provider=call.provider,
             error=type(error).__name__,
             billed=error.billed,

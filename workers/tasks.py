@@ -42,7 +42,7 @@ def register(
         try:
             claim = store.claim(task_id, worker)
         except StoreUnavailable as error:
-            log.warning("could not claim", task_id=task_id, reason=str(error))
+            log.warning("could not claim", reason=str(error))
             raise Ignore() from None  # the sweep announces it again
         if claim is None:
             raise Ignore()  # a doubled or late hint
@@ -54,13 +54,13 @@ def register(
             # Nothing is published here: the task waits in the due set. Flower shows a retry.
             raise Retry(f"{deferred.reason}, again in {deferred.wait:.0f} s") from None
         except (LeaseLost, StoreUnavailable) as error:
-            log.warning("gave up a claim", task_id=task_id, reason=type(error).__name__)
+            log.warning("gave up a claim", reason=type(error).__name__)
             raise Ignore() from None
         except GenerationFailed:
             raise
         except Exception:
             # Its text may quote a prompt: it reaches neither record nor Flower.
-            log.exception("unexpected", task_id=task_id)
+            log.exception("unexpected")
             raise GenerationFailed(
                 Failure("internal_error", "The worker met an unexpected error.", billed="unknown")
             ) from None

@@ -16,7 +16,7 @@ import requests
 from PIL import Image, PngImagePlugin
 
 from tests.e2e.conftest import flower_workers
-from tests.processes import until
+from tests.processes import free_port, until
 from tests.stack import KEY, ROOT, Stack, running
 
 
@@ -168,3 +168,24 @@ def test_flower_is_not_opened_to_the_network_without_a_password(tmp_path: Path) 
 
     assert done.returncode == 2
     assert done.stderr.startswith("FLOWER_ADDRESS: 0.0.0.0 is more than this machine")
+
+
+def test_the_password_may_stand_in_the_env_file(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"FLOWER_BASIC_AUTH={':'.join(AUTH)}\n")
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workers", "flower"],
+        cwd=tmp_path,
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "REDIS_URL": stack.redis_url, "FLOWER_PORT": str(port)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: requests.get(f"{url}/healthcheck", timeout=5).ok, "Flower answers")
+        assert requests.get(f"{url}/tasks", timeout=10).status_code == 401
+        assert requests.get(f"{url}/tasks", auth=AUTH, timeout=10).status_code == 200
+    finally:
+        process.terminate()
+        process.wait(30)
