@@ -37,7 +37,7 @@ _RESPONSES: ResponseDict = {
     **errors(401, 404, 503),
 }
 _CANCEL_RESPONSES: ResponseDict = {200: ImageTask, 202: ImageTask, **errors(401, 404, 409, 503)}
-_STREAM = {"text/event-stream": {"schema": {"type": "string"}, "example": EVENTS_EXAMPLE}}
+_STREAM = {"text/event-stream": {"schema": {}, "example": EVENTS_EXAMPLE}}
 _LAST_EVENT_ID = {
     "name": "Last-Event-ID",
     "in": "header",
