@@ -150,3 +150,21 @@ def test_an_orderly_stop_hands_waiting_jobs_over(fragile: Stack) -> None:
     assert (record["generation"], record["losses"]) == ("2", "0")
     fragile.start("worker")
     fragile.kill("worker.2", signal.SIGTERM)
+
+
+def test_a_submit_is_repeated_although_its_front_end_died(fragile: Stack) -> None:
+    """The name and the task were kept in one step, so any front end knows both or neither."""
+    fragile.wait_until_ready()
+    body = {"model": "flux-pro", "prompt": "a fox that was asked for twice", "size": "512x512"}
+    name = {"Idempotency-Key": "order 1"}
+    first = fragile.post(body, **name)
+
+    fragile.kill("web")
+    fragile.start("web")
+    fragile.wait_until_ready()
+    again = fragile.post(body, **name)
+
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.content == first.content
+    assert fragile.finished(again.json())["status"] == "completed"
+    assert len(fragile.purchases(body["prompt"])) == 1
