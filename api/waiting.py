@@ -51,7 +51,8 @@ class Held:
     def wait(self, seconds: float) -> bool:
         """Wait for news, at most so long. Whether there are any, `over` among them."""
         heard = self._news.wait(seconds)
-        self._news.clear()
+        if heard:  # else news may come just now, and are for the next wait
+            self._news.clear()
         return heard
 
     def tell(self, task: Task | None) -> None:

@@ -37,27 +37,46 @@ from ops.launcher.valkey import prepare_valkey
 
 _ROOT = Path(__file__).resolve().parents[2]
 _KEY = "sk-bench-0123456789abcdef"
-_LONGEST = 60.0  # seconds that a request is held
+_LONGEST = 60  # seconds that a request is held
+_QUIET = 4.0  # seconds in which nothing happens
 _REQUEST = ImageRequest("flux-pro", "a red apple")
-READS = int(os.environ.get("READS", "1"))
-_AT_A_TIME = 250  # requests that are sent without looking whether the ones before are held
+_LEASE = 600.0  # seconds
+_AT_A_TIME = 50  # connections that are opened before it is looked whether they are held
+
+_HEAD = (
+    "tasks end",
+    "requests",
+    "p50 ms",
+    "p99 ms",
+    "max ms",
+    "CPU µs each",
+    "calls of Redis",
+    "calls/s while held",
+    "kB each",
+)
 
 
 @dataclass(frozen=True, slots=True)
-class System:
+class _System:
     """A Valkey and a front end that runs in one process."""
 
+    url: str
     client: redis.Redis
     store: TaskStore
     owner: str
     web: int  # process id
     port: int
 
-    def task(self) -> str:
-        """A new task that a worker has taken."""
+    def new_task(self) -> str:
+        """A task that a worker has taken."""
         task_id = new_task_id()
         created = self.store.create(
-            task_id, owner=self.owner, queue="images.bench", request=_REQUEST, deadline=600
+            task_id,
+            owner=self.owner,
+            queue="images.bench",
+            route="bench/bench",
+            request=_REQUEST,
+            deadline=_LEASE,
         )
         assert created is not None
         assert self.store.claim(task_id, "bench") is not None
@@ -73,15 +92,19 @@ class System:
         lines = Path(f"/proc/{self.web}/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
+    def calls(self) -> int:
+        """How many operations were carried out: one call, one round trip each."""
+        return self.commands()["fcall"]
+
     def commands(self) -> Counter[str]:
+        """How often Valkey has run each command, those inside of functions included."""
         stats: Any = self.client.info("commandstats")
         return Counter({name.removeprefix("cmdstat_"): e["calls"] for name, e in stats.items()})
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[System]:
-    data = DataDirectory(folder)
-    valkey = prepare_valkey(data)
+def _running(folder: Path) -> Iterator[_System]:
+    valkey = prepare_valkey(DataDirectory(folder))
     port = pick_free_port()
     environment = os.environ | {
         "REDIS_URL": valkey.url,
@@ -93,9 +116,9 @@ def running(folder: Path) -> Iterator[System]:
         "BOOTSTRAP_API_KEY": _KEY,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    line = parse_procfile((_ROOT / "Procfile").read_text()).processes["web"]
+    web = parse_procfile((_ROOT / "Procfile").read_text()).processes["web"]
     with (folder / "log").open("wb") as log, contextlib.ExitStack() as stack:
-        for command in (valkey.command, shlex.split(line)):
+        for command in (valkey.command, shlex.split(web)):
             process = subprocess.Popen(
                 command, cwd=_ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
@@ -103,85 +126,91 @@ def running(folder: Path) -> Iterator[System]:
             stack.callback(process.terminate)
         client = connect(valkey.url)
         stack.callback(client.close)
-        _until_answered(port)
-        (key,) = KeyStore(client).list()
-        (web,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        yield System(client, TaskStore(client, lease=600), key.id, int(web), port)
+        _wait_until_up(port)
+        (key,) = KeyStore(client).list()  # made by the first request
+        (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        store = TaskStore(client, lease=_LEASE)
+        yield _System(valkey.url, client, store, key.id, int(worker), port)
 
 
-def _until_answered(port: int) -> None:
+def _wait_until_up(port: int) -> None:
     ends = time.monotonic() + 60
     while time.monotonic() < ends:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as asked:
-            asked.sendall(_request("x"))
+            asked.sendall(_request("/v1/tasks/x"))
             if b"async_task_not_found" in asked.recv(65536):
                 return
         time.sleep(0.1)
-    raise SystemExit("the front end did not start")
+    raise SystemExit("The front end did not start.")
 
 
-def _request(task_id: str) -> bytes:
-    return (
-        f"GET /v1/tasks/{task_id}?wait={_LONGEST:.0f} HTTP/1.1\r\nHost: bench\r\n"
-        f"Authorization: Bearer {_KEY}\r\n\r\n"
-    ).encode()
+def _request(path: str) -> bytes:
+    return (f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {_KEY}\r\n\r\n").encode()
 
 
-class Waiters:
-    """Clients that wait, one connection each."""
+class _Clients:
+    """Each waits on a connection of its own, for the answer to `path`, or follows with events."""
 
-    def __init__(self, system: System, tasks: Sequence[str]) -> None:
+    def __init__(self, system: _System, tasks: Sequence[str], path: str) -> None:
         self._system = system
         self._tasks = tasks
+        self._path = path
+        self._read: dict[socket.socket, bytes] = {}
         self._selector = selectors.DefaultSelector()
 
-    def connect(self) -> None:
-        """Send all requests, and come back when the last one is held."""
-        before = self._system.commands()["hgetall"]
+    def connect(self, reads: int) -> None:
+        """Send all requests, and come back when all are held: each has read its task so often."""
+        before = self._system.calls()
         for number, task_id in enumerate(self._tasks, 1):
-            connection = socket.create_connection(("127.0.0.1", self._system.port))
-            connection.sendall(_request(task_id))
-            connection.setblocking(False)
-            self._selector.register(connection, selectors.EVENT_READ, task_id)
+            client = socket.create_connection(("127.0.0.1", self._system.port))
+            client.sendall(_request(self._path.format(task_id)))
+            client.setblocking(False)
+            self._read[client] = b""
+            self._selector.register(client, selectors.EVENT_READ, task_id)
             if number % _AT_A_TIME == 0 or number == len(self._tasks):
-                while self._system.commands()["hgetall"] < before + READS * number:
-                    time.sleep(0.05)
+                while self._system.calls() < before + reads * number:
+                    time.sleep(0.02)
+        # Those that wait already are looked at once more when the front end begins to listen.
+        while before != (before := self._system.calls()):
+            time.sleep(0.5)
 
-    def answers(self) -> dict[str, list[float]]:
-        """Wait for all answers: by task, when they came, in Unix seconds."""
-        came: dict[str, list[float]] = {}
-        read: dict[Any, bytes] = {}
-        left = len(self._tasks)
+    def answers(self) -> list[tuple[str, float]]:
+        """Wait for all ends: the task of each, and when it was there, in Unix seconds."""
+        came: list[tuple[str, float]] = []
         ends = time.monotonic() + _LONGEST
-        while left and time.monotonic() < ends:
+        while len(came) < len(self._tasks) and time.monotonic() < ends:
             for key, _ in self._selector.select(1):
-                now = time.time()
-                answer = read.get(key.fileobj, b"") + key.fileobj.recv(65536)  # type: ignore[union-attr]
-                if not answer.endswith(b"}"):
-                    read[key.fileobj] = answer
+                client: Any = key.fileobj
+                self._read[client] += client.recv(65536)
+                if not self._is_whole(self._read[client]):
                     continue
-                assert b'"completed"' in answer or b'"failed"' in answer, answer
-                came.setdefault(key.data, []).append(now)
-                self._selector.unregister(key.fileobj)
-                key.fileobj.close()  # type: ignore[union-attr]
-                left -= 1
-        assert not left, f"{left} requests were not answered"
+                came.append((key.data, time.time()))
+                self._selector.unregister(client)
+                client.close()
+        assert len(came) == len(self._tasks), "not all requests were answered"
         return came
 
+    @staticmethod
+    def _is_whole(answer: bytes) -> bool:
+        if b"text/event-stream" in answer:
+            return b"\n\n" in answer.partition(b"\nevent: done")[2]
+        if not answer.endswith(b"}"):
+            return False
+        assert b'"completed"' in answer or b'"failed"' in answer, answer
+        return True
 
-def end_one_by_one(system_port: str, tasks: Sequence[str], rate: float) -> None:
-    """End tasks at so many in a second; runs in a process of its own."""
-    store = TaskStore(connect(system_port), lease=600)
+
+def _end_one_by_one(url: str, tasks: Sequence[str], rate: float) -> None:
+    store = TaskStore(connect(url))
     began = time.monotonic()
     for number, task_id in enumerate(tasks):
         time.sleep(max(0.0, began + number / rate - time.monotonic()))
         assert _end(store, task_id, number)
 
 
-def end_at_once(system_port: str, tasks: Sequence[str], rate: float) -> None:
-    """End tasks as fast as Redis can; runs in a process of its own."""
-    pipeline: Any = connect(system_port, timeout=30).pipeline(transaction=False)
-    store = TaskStore(pipeline, lease=600)
+def _end_at_once(url: str, tasks: Sequence[str], _: float) -> None:
+    pipeline: Any = connect(url, timeout=30).pipeline(transaction=False)
+    store = TaskStore(pipeline)
     for number, task_id in enumerate(tasks):
         _end(store, task_id, number)
     assert all(pipeline.execute())
@@ -191,66 +220,73 @@ def _end(store: TaskStore, task_id: str, number: int) -> bool:
     """Most complete and some fail."""
     if number % 20 == 0:
         return store.fail(task_id, 1, Failure("upstream_error", "It did not work."))
-    image = StoredImage(
-        f"{task_id}/0.png", "png", 1024, 1024, 1_500_000, "0" * 64, "a redder apple"
-    )
+    image = StoredImage(f"{task_id}/0.png", "png", 1024, 1024, 1_500_000, "0" * 64, "a red apple")
     return store.complete(task_id, 1, Result((image,), "bfl", "flux-pro-1.1", {"cost_usd": 0.04}))
 
 
-def measure(
-    system: System,
-    name: str,
-    end: Callable[[str, Sequence[str], float], None],
-    tasks: int,
-    each: int,
-    rate: float,
-) -> str:
-    ids = [system.task() for _ in range(tasks)]
-    waiters = Waiters(system, [task_id for task_id in ids for _ in range(each)])
-    empty = system.memory()
-    waiters.connect()
-    held = system.memory()
-    quiet = system.commands()
-    time.sleep(3)
-    quiet = system.commands() - quiet
-    asked = sum(quiet.values()) - quiet["info"]
-    before, used = system.commands(), system.cpu()
-    url = f"redis://:{system.client.get_connection_kwargs()['password']}@127.0.0.1:{system.client.get_connection_kwargs()['port']}/0"
-    ending = multiprocessing.Process(target=end, args=(url, ids, rate))
-    ending.start()
-    answers = waiters.answers()
-    ending.join()
-    used = system.cpu() - used
-    spent = system.commands() - before
-    ends = {task_id: (system.store.read(task_id)) for task_id in ids}
-    late = sorted(
-        (came - (ends[task_id].ended or 0) / 1000) * 1000  # type: ignore[union-attr]
-        for task_id, times in answers.items()
-        for came in times
-    )
-    count = len(late)
-    p50, p99 = late[count // 2], late[min(count - 1, count * 99 // 100)]
-    return (
-        f"| {name} | {count} | {p50:.0f} | {p99:.0f} | {late[-1]:.0f} | {used / count * 1e6:.0f} | "
-        f"{spent['hgetall']} | {asked / 3:.1f} | {(held - empty) / count / 1000:.0f} |"
-    )
+@dataclass(frozen=True, slots=True)
+class _Case:
+    name: str
+    end: Callable[[str, Sequence[str], float], None]
+    tasks: int
+    requests_each: int = 1
+    path: str = f"/v1/tasks/{{}}?wait={_LONGEST}"
+    reads: int = 1
+
+    def measure(self, system: _System, rate: float) -> tuple[object, ...]:
+        """One line of the table, as `_HEAD` has it."""
+        ids = [system.new_task() for _ in range(self.tasks)]
+        clients = _Clients(system, ids * self.requests_each, self.path)
+        count = self.tasks * self.requests_each
+        empty = system.memory()
+        clients.connect(self.reads)
+        memory = system.memory() - empty
+        quiet = system.commands()
+        time.sleep(_QUIET)
+        quiet = system.commands() - quiet
+        before, used = system.calls(), system.cpu()
+        # In a process of its own, so that the clients do not wait for it.
+        ending = multiprocessing.Process(target=self.end, args=(system.url, ids, rate))
+        ending.start()
+        answers = clients.answers()
+        ending.join()
+        used = system.cpu() - used
+        calls = system.calls() - before - len(ids)
+        ends = {task.id: task.ended for task in system.store.read_many(ids) if task and task.ended}
+        late = sorted(came * 1000 - ends[task_id] for task_id, came in answers)
+        return (
+            self.name,
+            count,
+            *(round(late[min(count - 1, int(count * part))]) for part in (0.5, 0.99, 1)),
+            round(used / count * 1e6),
+            calls,
+            (sum(quiet.values()) - quiet["info"]) / _QUIET,
+            round(memory / count / 1000),
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--waiters", type=int, default=2000)
-    parser.add_argument("--rate", type=float, default=200, help="ends in a second")
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--rate", type=float, default=200, help="ends in a second, one by one")
     options = parser.parse_args()
-    many, rate = options.waiters, options.rate
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as system:
-        print(
-            "| tasks end | waiters | p50 ms | p99 ms | max ms | web CPU µs per answer | reads | "
-            "commands/s while held | kB per waiter |"
-        )
-        print("|---|---|---|---|---|---|---|---|---|")
-        print(measure(system, "one by one", end_one_by_one, many, 1, rate), flush=True)
-        print(measure(system, "all at once", end_at_once, many, 1, rate), flush=True)
-        print(measure(system, "one task of all", end_at_once, 1, many, rate), flush=True)
+    many = options.requests
+    cases = (
+        _Case("one by one", _end_one_by_one, many),
+        _Case("all at once", _end_at_once, many),
+        _Case("one task, of all", _end_at_once, 1, many),
+    )
+    followed = (
+        _Case("one by one, followed", _end_one_by_one, many, 1, "/v1/tasks/{}/events", 2),
+        _Case("all at once, followed", _end_at_once, many, 1, "/v1/tasks/{}/events", 2),
+    )
+    print(f"| {' | '.join(_HEAD)} |\n|{'---|' * len(_HEAD)}")
+    # Memory that was used once is used again: each kind of request gets a process that is new.
+    for same in (cases, followed):
+        with tempfile.TemporaryDirectory() as folder, _running(Path(folder)) as system:
+            for case in same:
+                row = case.measure(system, options.rate)
+                print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -106,11 +106,6 @@ class Stack:
     def port(self) -> int:
         return int(self.base.rpartition(":")[2])
 
-    def workers(self) -> list[int]:
-        """The process ids of the front end's own processes."""
-        master = self.process.pid
-        return [int(p) for p in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
-
     def commands(self) -> dict[str, int]:
         """How often Valkey has run each command that a client sent."""
         stats: Any = self.redis.info("commandstats")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from api.waiting import Waiting
+from api.waiting import Held, Waiting
 from common.store import ENDED_CHANNEL, TaskStore
-from common.task import Status, Task
+from common.task import ImageRequest, Status, Task
 from tests.api.conftest import open_waiting
 from tests.common.tasks import FAILURE, create
 from tests.half_open import running_proxy
@@ -108,6 +109,29 @@ def test_a_connection_that_died_without_a_sign_is_noticed(
         task = answer.result(20)
 
     assert task is not None and task.status is Status.FAILED
+
+
+def test_news_that_come_when_a_wait_is_over_are_for_the_next() -> None:
+    held = Held(lambda task: True)
+    news = ImageRequest("flux-pro", "x")
+    tasks = [Task(str(number), "key_a", news, "images.bfl", 0, 0) for number in range(20_000)]
+    seen = threading.Semaphore(0)
+    heard: list[Task | None] = []
+
+    def listen() -> None:
+        while len(heard) < len(tasks):
+            if held.wait(0.00001):
+                heard.append(held.task)
+                seen.release()
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    for task in tasks:
+        held.tell(task)
+        assert seen.acquire(timeout=5), f"{task.id} was not heard of"
+    listener.join(5)
+
+    assert heard == tasks
 
 
 # -- who goes away
