@@ -203,6 +203,8 @@ def test_no_host_breaks_the_addresses_of_images(stack: Stack, host: bytes) -> No
         (b'{"prompt": "\xed\xa0\x80"}', 400),
         (b'{"prompt": "\xc0\xae"}', 400),
         (b'{"prompt": "x\x00"}', 400),
+        (b'{"model": "flux-pro", "prompt": "x\\u0000"}', 400),
+        (b'{"model": "flux-pro", "prompt": "x\\ud800"}', 400),
         (gzip.compress(b" " * 10_000_000, mtime=0), 400),
         (BODY[:-1] + b" " * (999_999 - len(BODY)) + b"}", 202),
         (BODY[:-1] + b" " * (1_000_001 - len(BODY)) + b"}", 413),
