@@ -173,13 +173,18 @@ class _Client:
         ends = began + self._load.seconds
         while self._idle:
             self._send(self._idle.pop(), time.perf_counter())
-        while True:
+        while len(self._idle) < len(self._by_fd):
             for fd, _ in self._epoll.poll(1):
                 connection = self._finished(fd)
-                if connection is not None:
-                    self._send(connection, time.perf_counter())
-            if time.perf_counter() >= ends:
-                return
+                if connection is None:
+                    continue
+                now = time.perf_counter()
+                if now < ends:
+                    self._send(connection, now)
+                else:
+                    self._idle.append(connection)
+            if time.perf_counter() > ends + 60:
+                raise SystemExit("some requests were not answered")
 
     def _open(self, began: float) -> None:
         rng = random.Random(self._load.seed)  # noqa: S311
@@ -232,7 +237,7 @@ class _Client:
         self._statuses[answer[9:12].decode()] += 1
         if self._load.trace:
             self._answers.append((connection.due + self._offset, answer.decode()))
-        if connection.socket is None:  # type: ignore[comparison-overlap]
+        if connection.socket is None:
             del self._by_fd[fd]
             connection.connect()
             self._watch(connection)

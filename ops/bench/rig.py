@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -144,12 +145,19 @@ class Rig:
 
     # -- processes
 
-    def start(self, name: str, command: list[str], *, port: int = 0, **settings: str) -> Running:
+    def start(
+        self,
+        name: str,
+        command: list[str],
+        *,
+        port: int = 0,
+        settings: Mapping[str, str] | None = None,
+    ) -> Running:
         with (self.directory / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=self._environment | settings,
+                env=self._environment | dict(settings or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -171,7 +179,7 @@ class Rig:
     def web(self, *, config: str = "ops/gunicorn.conf.py", **settings: str) -> Running:
         port = pick_free_port()
         line = [config if word == "ops/gunicorn.conf.py" else word for word in self.lines["web"]]
-        web = self.start("web", line, port=port, PORT=str(port), **settings)
+        web = self.start("web", line, port=port, settings={"PORT": str(port), **settings})
         until(lambda: _status(port, "/healthz") == 200, "the front end answers")
         _status(port, "/v1/tasks/none", Authorization=f"Bearer {KEY}")  # registers the key
         return web
@@ -179,7 +187,7 @@ class Rig:
     def worker(self, pool: str = "threads", concurrency: int = 100, **settings: str) -> Running:
         environment = {"WORKER_POOL": pool, "WORKER_CONCURRENCY": str(concurrency), **settings}
         before = len(self.store.health().workers)
-        worker = self.start("worker", self.lines["worker"], **environment)
+        worker = self.start("worker", self.lines["worker"], settings=environment)
         until(lambda: len(self.store.health().workers) > before, "the worker is ready")
         return worker
 
@@ -247,14 +255,10 @@ def rig(directory: Path, **settings: str) -> Iterator[Rig]:
 
 
 def _end(running: Running) -> None:
-    running.process.terminate()
-    try:
-        running.process.wait(5)
-    except subprocess.TimeoutExpired:
-        for pid in reversed(running.pids()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 9)
-        running.process.wait(10)
+    for pid in reversed(running.pids()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    running.process.wait(10)
 
 
 def _status(port: int, path: str, **headers: str) -> int:

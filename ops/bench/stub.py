@@ -99,9 +99,7 @@ class _Connection(asyncio.Protocol):
 async def _serve(port: int, delay: float, side: int, gate: int) -> None:
     calls = _Calls(delay, side, gate)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: _Connection(calls), "127.0.0.1", port, backlog=4096
-    )
+    server = await loop.create_server(lambda: _Connection(calls), "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
 

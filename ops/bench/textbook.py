@@ -25,7 +25,7 @@ _IMAGES = Path(os.environ.get("BENCH_IMAGES", "."))
 celery = Celery("textbook", broker=_REDIS, backend=_REDIS)
 
 
-@celery.task(name="textbook.generate")  # type: ignore[untyped-decorator]
+@celery.task(name="textbook.generate")
 def generate(body: dict[str, Any]) -> dict[str, Any]:
     answer = requests.post(
         f"{_PROVIDER}/images/generations",
@@ -50,11 +50,11 @@ def constant() -> Any:
 
 @app.post("/images")
 def submit() -> Any:
-    task = generate.apply_async(args=[request.get_json()])
+    task = generate.apply_async(args=(request.get_json(),))
     return jsonify({"id": task.id, "status": "pending"}), 202
 
 
 @app.get("/images/<task_id>")
 def poll(task_id: str) -> Any:
-    task = AsyncResult(task_id, app=celery)
+    task: AsyncResult[Any] = AsyncResult(task_id, app=celery)
     return jsonify({"id": task_id, "status": task.state, "result": task.result})
