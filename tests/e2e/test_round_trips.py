@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +16,7 @@ from tests.stack import Stack
 
 @contextmanager
 def watching(stack: Stack) -> Iterator[list[str]]:
-    """The commands that Redis gets meanwhile."""
+    """The commands that clients send to Redis meanwhile."""
     seen: list[str] = []
     ends = threading.Event()
     with stack.redis.monitor() as monitor:
@@ -22,7 +24,7 @@ def watching(stack: Stack) -> Iterator[list[str]]:
         def listen() -> None:
             while not ends.is_set():
                 command = monitor.next_command()
-                if command["command"].startswith("PING"):
+                if command["command"].startswith("PING") or command["client_type"] == "lua":
                     continue
                 seen.append(command["command"])
 
@@ -52,3 +54,29 @@ def operations(stack: Stack, model: str) -> list[str]:
 def test_a_task_costs_five_calls_to_the_store(stack: Stack, model: str) -> None:
     """Beside what kombu needs. `begin` announces the call, `step` says what was answered."""
     assert operations(stack, model) == ["create", "claim", "begin", "step", "finish"]
+
+
+_BODY = re.compile(r'"body": "([A-Za-z0-9+/=]+)"')
+
+
+def said(command: str) -> str:
+    """A command, with the events for Flower that it publishes in plain text."""
+    body = _BODY.search(command)
+    return command if body is None else b64decode(body[1]).decode()
+
+
+def test_an_inline_task_costs_the_worker_eight_round_trips(stack: Stack) -> None:
+    """Four to the store, a look into the queues, and what is told to Flower."""
+    stack.finished(stack.submit("so that the functions are known", "dall-e-2"))
+    with watching(stack) as commands:
+        task = stack.submit("counted", "dall-e-2")
+        ended = f'"uuid": "{task["id"]}"'
+        until(
+            lambda: any("task-succeeded" in said(c) and ended in said(c) for c in commands),
+            "the event of the end",
+        )
+    about = [c.partition(" ")[0] for c in commands if task["id"] in said(c)]
+
+    assert set(about) == {"FCALL", "PUBLISH"}
+    assert about.count("FCALL") == 5  # the submit's among them
+    assert about.count("PUBLISH") <= 3
