@@ -19,6 +19,7 @@ from typing import Any
 import redis
 
 from common.connection import connect
+from common.pictures import ImageLimits
 from common.store import ENDED_CHANNEL, TaskStore
 from common.task import ImageRequest, new_task_id
 from ops.bench import textbook
@@ -27,7 +28,7 @@ from ops.bench.load import Load, post, run
 from ops.bench.report import Finding, Row, Series, spread
 from ops.bench.rig import Rig, Running, rig, until
 from ops.bench.stub import picture
-from workers.images import ImageLimits, verify
+from workers.images import verify
 
 __all__ = ["REQUEST", "added", "cost", "feed", "hearing", "in_flight", "keep"]
 
