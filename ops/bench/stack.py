@@ -101,18 +101,22 @@ def round_trips(directory: Path, brief: bool) -> Finding:
 
 def _is_about(task_id: str, command: str) -> bool:
     """Whether a command is, or publishes an event, of a task."""
+    if " renew " in command:
+        return False
     return task_id in command or any(e.get("uuid") == task_id for e in _events(command))
 
 
 def _tells_end(task_id: str, command: str) -> bool:
-    return any((e.get("uuid"), e["type"]) == (task_id, "task-succeeded") for e in _events(command))
+    return any(
+        (e.get("uuid"), e.get("type")) == (task_id, "task-succeeded") for e in _events(command)
+    )
 
 
 def _events(command: str) -> list[dict[str, Any]]:
     """What a command publishes for Flower."""
-    body = _BODY.search(command)
+    body = _BODY.search(command) if command.startswith("PUBLISH") else None
     told = [] if body is None else json.loads(b64decode(body[1]))
-    return told if isinstance(told, list) else [told]
+    return [event for event in told if "type" in event] if isinstance(told, list) else [told]
 
 
 @contextlib.contextmanager
@@ -131,10 +135,12 @@ def watching(bench: Rig) -> Iterator[list[str]]:
 
         listener = threading.Thread(target=listen, daemon=True)
         listener.start()
-        yield seen
-        over.set()
-        bench.client.ping()
-        listener.join(10)
+        try:
+            yield seen
+        finally:
+            over.set()
+            bench.client.ping()
+            listener.join(10)
 
 
 def waiters(directory: Path, brief: bool) -> Finding:
