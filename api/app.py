@@ -148,6 +148,11 @@ def create_app(settings: Settings) -> Flask:
 class _Orjson(JSONProvider):
     """Keeps the order of keys, and makes short work of megabytes of Base64."""
 
+    def response(self, *args: Any, **kwargs: Any) -> Response:
+        """As `jsonify` has it; without making a string of the bytes, and bytes of that again."""
+        body = orjson.dumps(self._prepare_response_obj(args, kwargs))
+        return Response(body, mimetype="application/json")
+
     def dumps(self, obj: Any, **_: Any) -> str:
         return orjson.dumps(obj).decode()
 

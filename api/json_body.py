@@ -35,8 +35,7 @@ def object_in(data: bytes) -> dict[str, Any]:
     twice, of which nobody can say which one was meant. Raises ApiError `invalid_json`.
     """
     try:
-        text = data.decode("utf-8")
-        body = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
+        body = _DECODER.decode(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ApiError(
             "invalid_json", f"The body is not UTF-8: byte {error.start} cannot be read."
@@ -90,3 +89,6 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_constant)

@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
 
 from api.metrics import HttpMetrics
 from common.logging import begin_lines, get_logger, tell_in_lines
@@ -37,23 +37,26 @@ def _start() -> None:
 
 
 def _finish(response: Response, metrics: HttpMetrics) -> Response:
-    response.headers["X-Request-ID"] = g.request_id
-    if request.method == "OPTIONS" and response.status_code == 200:
+    # Each look through `g` and `request` searches for the current ones anew.
+    known = g._get_current_object()
+    asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+    response.headers["X-Request-ID"] = known.request_id
+    if asked.method == "OPTIONS" and response.status_code == 200:
         response.status_code = 204
         del response.headers["Content-Type"]
     # The template of the path, never the path: addresses of images are signed, and never the
     # query, the headers or the body.
-    route = request.url_rule.rule if request.url_rule else None
-    seconds = time.perf_counter() - g.started
+    route = asked.url_rule.rule if asked.url_rule else None
+    seconds = time.perf_counter() - known.started
     metrics.count(
-        request.method, route or "", response.status_code, seconds, held=g.get("held", False)
+        asked.method, route or "", response.status_code, seconds, held=known.get("held", False)
     )
     log.info(
         "request",
-        method=request.method,
+        method=asked.method,
         path=route,
         status=response.status_code,
         ms=round(seconds * 1000, 1),
-        key=g.caller.id if "caller" in g else None,
+        key=known.caller.id if "caller" in known else None,
     )
     return response

@@ -165,7 +165,7 @@ def _against_catalog(
         text = fields.get(name)
         if text is None:
             continue
-        limit = max(m.max_prompt_characters for m in catalog if model in (None, m))
+        limit = max(m.max_prompt_characters for m in ([model] if model else catalog))
         if name == "prompt" and operation == "variation":
             continue
         if name == "prompt" and not text.strip():

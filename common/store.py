@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -285,7 +285,7 @@ class TaskStore:
             terms["once"] = {"key": name, "of": once.digest, "kept": self._named}
         fields: dict[str, Any] = {
             "model": request.model,
-            "request": _dumps(asdict(request)),
+            "request": _dumps(request),
             "warnings": _dumps(list(warnings)),
             "sandbox": int(sandbox),
         }
@@ -448,7 +448,7 @@ class TaskStore:
 
     def complete(self, task_id: str, generation: int, result: Result) -> bool:
         """End a task with its pictures. False when it was not the generation's to end."""
-        fields = {"result": _dumps(asdict(result)), "progress": 100}
+        fields = {"result": _dumps(result), "progress": 100}
         return self._finish(task_id, generation, Status.COMPLETED, "ok", fields)
 
     def fail(self, task_id: str, generation: int | None, failure: Failure) -> bool:
@@ -457,7 +457,7 @@ class TaskStore:
         `generation` None stands for a report on a task that nobody holds.
         """
         outcome = "" if failure.code in _NOT_THE_MODELS_FAULT else "failed"
-        fields: dict[str, Any] = {"failure": _dumps(asdict(failure))}
+        fields: dict[str, Any] = {"failure": _dumps(failure)}
         if failure.code == "cancelled":
             fields["cancelled"] = 1
         return self._finish(task_id, generation, Status.FAILED, outcome, fields)
@@ -662,7 +662,7 @@ def _request(text: str) -> ImageRequest:
 
 
 def _entries(calls: Iterable[Call]) -> dict[str, Any]:
-    return {f"call:{call.first}": _dumps(asdict(call)) for call in calls}
+    return {f"call:{call.first}": _dumps(call) for call in calls}
 
 
 def _cancellation(record: Mapping[str, str]) -> Cancellation | None:

@@ -1,1 +1,1 @@
-"""What the product can do, measured: each file is a command, `python -m ops.bench.<name>`."""
+"""What the product can do, measured: `python -m ops.bench` (see `ops/PERFORMANCE.md`)."""

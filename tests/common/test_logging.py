@@ -133,3 +133,20 @@ def test_machines_get_an_object_a_line(output: tuple[str, str]) -> None:
     assert lines[0]["n"] == 2
     assert all(line["timestamp"] for line in lines)
     assert "Traceback" in lines[2]["exception"]
+
+
+def test_a_log_that_takes_nothing_fails_nobody() -> None:
+    program = "from common.logging import configure, get_logger\n" + (
+        "configure('INFO', 'json')\nget_logger('ours').error('lost')\nprint('goes on')"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            check=False,
+        )
+
+    assert done.stdout == "goes on\n"

@@ -1,0 +1,64 @@
+"""Notes how long the event loop of a process is held: `python -m ops.bench.watched worker`.
+
+A greenlet sleeps for a millisecond again and again; how much later it wakes, somebody has held the
+loop. Whoever has the processor instead, on a busy machine, counts as well. The longest holds are
+written to the file that BENCH_HOLDS names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+__all__ = ["LONG", "watch"]
+
+LONG = 0.02  # seconds that nobody is to hold it for
+_TICK = 0.001
+_KEPT = 20
+_AT_FIRST = 1.0  # seconds, in which code is still being imported
+
+
+def watch() -> None:
+    """Begin to watch the loop of this process, until it ends."""
+    import gevent
+
+    gevent.spawn(_watch, Path(os.environ["BENCH_HOLDS"]), gevent.sleep)
+
+
+def _watch(file: Path, sleep: object) -> None:
+    assert callable(sleep)
+    worst: list[float] = []
+    over, said = 0, 0.0
+    sleep(_AT_FIRST)
+    while True:
+        began = time.perf_counter()
+        sleep(_TICK)
+        now = time.perf_counter()
+        held = now - began - _TICK
+        over += held > LONG
+        worst = sorted([*worst, held], reverse=True)[:_KEPT]
+        if now - said > 0.25:
+            draft = file.with_suffix(".new")
+            draft.write_text(json.dumps({"over": over, "worst": worst}))
+            draft.replace(file)
+            said = now
+
+
+def main(arguments: list[str]) -> int:
+    """The product's own entry point, under gevent, with its loop watched."""
+    from gevent import monkey
+
+    if not monkey.is_module_patched("threading"):
+        command = ["-m", "gevent.monkey", "--module", "ops.bench.watched", *arguments]
+        os.execv(sys.executable, [sys.executable, *command])  # noqa: S606
+    from workers.__main__ import main as workers
+
+    watch()
+    return workers(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
