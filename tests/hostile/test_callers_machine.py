@@ -37,7 +37,7 @@ WORK = ("claim", "tell progress", "fail", "complete")
 ACTIONS = [
     *["submit", "claim", "tell progress"] * 4,
     *["poll", "ask_for_what_is_new", "list_by_pages", "fail", "complete"] * 2,
-    *["ask_for_somebody_elses", "ask_what_was_used"],
+    *["ask_for_somebody_elses", "ask_what_was_used", "cancel"],
 ]
 QUERIES: list[dict[str, str]] = [
     *({}, {"status": "pending"}, {"status": "completed"}, {"status": "failed"}),
@@ -54,6 +54,7 @@ class Expected:
     first: dict[str, Any]  # the answer to its submit
     status: str = "pending"
     progress: int = 0
+    sent: bool = False  # a provider has it
     failure: Failure | None = None
     final: dict[str, Any] | None = None  # the whole answer, from its end on
     claims: list[Claim] = field(default_factory=list)
@@ -145,6 +146,21 @@ class CallersMachine(RuleBasedStateMachine):
 
         assert (again.status_code, again.content) == (304, b"")
 
+    def cancel(self, data: st.DataObject) -> None:
+        caller, task_id, expected = self.pick(data)
+        called_off = expected.failure is not None and expected.failure.code == "cancelled"
+        path = data.draw(st.sampled_from(PATHS[:2]))
+        answer = caller.tenant.ask("DELETE", path.format(task_id))
+
+        if called_off or not (expected.over or expected.sent):
+            assert answer.status_code == 200, answer.text
+            told = answer.json()
+            assert (told["status"], told["cancelled"]) == ("failed", True)
+            expected.status = "failed"
+            expected.failure = Failure("cancelled", told["error"])
+        else:  # it is over, or the provider is at it, and cannot be stopped
+            assert (answer.status_code, code(answer)) == (409, "task_not_cancellable")
+
     def list_by_pages(self, data: st.DataObject) -> None:
         caller = data.draw(st.sampled_from(self.callers))
         limit, query = data.draw(st.integers(1, 5)), data.draw(st.sampled_from(QUERIES))
@@ -191,6 +207,7 @@ class CallersMachine(RuleBasedStateMachine):
             return
         elif action == "tell progress":
             if not expected.over:
+                expected.sent = True
                 expected.progress = data.draw(st.sampled_from((0, 15, 40, 85, 100)))
                 self.stack.store.journal(expected.claims[-1], CALL, progress=expected.progress)
         elif action == "fail":
@@ -212,9 +229,6 @@ class CallersMachine(RuleBasedStateMachine):
         fitting = [pair for pair in tasks if pair[1].status == right]
         rarely = data.draw(st.integers(0, 5)) == 5
         return data.draw(st.sampled_from(tasks if rarely or not fitting else fitting))
-
-    # What else callers may do becomes one more name in ACTIONS with a method: `cancel` would end a
-    # task as failed, and what a worker does to it afterwards would change nothing.
 
     # -- what must be true whatever they did
 
