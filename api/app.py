@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from flask import Flask, request
+from flask import Flask, Response, request
 from flask.json.provider import JSONProvider
 
 from api import (
