@@ -102,7 +102,7 @@ def machine() -> dict[str, Any]:
         "commit": commit,
         "cores": os.cpu_count(),
         "processor": names[0] if names else platform.machine(),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "python": platform.python_version(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
     }
