@@ -28,10 +28,8 @@ __all__ = ["REDIS_SECONDS", "Held", "Waiting"]
 # waited for its task.
 REDIS_SECONDS = 1.6
 
-_MOST = 6000  # requests held at a time; the rest of gunicorn's 8,000 is for those that are not
 _AT_ONCE = 100  # records per round trip: the first are answered while the next are read
 _QUIET = 2.0  # seconds without a message after which a subscription is asked whether it lives
-_LINGER = 5.0  # seconds that a subscription outlasts its last listener
 _RECONNECT = 0.5  # seconds
 
 log = get_logger(__name__)
@@ -66,14 +64,18 @@ class Held:
 
 
 class Waiting:
-    """Holds requests. `client` needs four connections of its own; `report` is told of each request
-    that begins to be held, 1, and of its end, -1."""
+    """Holds requests, `most` at a time: the other connections are for polls.
+
+    `client` needs four connections of its own; `report` is told of each request that begins to be
+    held, 1, and of its end, -1. A subscription outlasts its last listener by `linger` seconds.
+    """
 
     def __init__(
         self,
         client: redis.Redis,
         *,
-        most: int = _MOST,
+        most: int = 6000,
+        linger: float = 5,
         report: Callable[[int], object] = lambda change: None,
     ) -> None:
         self._store = TaskStore(client)
@@ -85,8 +87,8 @@ class Waiting:
         self._held: dict[str, set[Held]] = {}
         self._count = 0
         self._released = False
-        self._ends = _Subscription(client, ENDED_CHANNEL, self._look_at)
-        self._moves = _Subscription(client, MOVED_CHANNEL, self._look_at)
+        self._ends = _Subscription(client, ENDED_CHANNEL, self._look_at, linger)
+        self._moves = _Subscription(client, MOVED_CHANNEL, self._look_at, linger)
 
     @property
     def held(self) -> int:
@@ -211,10 +213,12 @@ class _Subscription:
         client: redis.Redis,
         channel: str,
         look_at: Callable[[Iterable[str] | None], None],
+        linger: float,
     ) -> None:
         self._redis = client
         self._channel = channel
         self._look_at = look_at
+        self._linger = linger
         self._lock = threading.Lock()
         self._listeners = 0
         self._left = 0.0  # when the last listener did
@@ -241,18 +245,22 @@ class _Subscription:
             self._stopped = True
 
     def _run(self) -> None:
-        while self._wanted():
+        while True:
             try:
                 with self._redis.pubsub() as subscription:  # type: ignore[no-untyped-call]
                     subscription.subscribe(self._channel)
                     self._listen(subscription)
+                    return
             except (redis.RedisError, StoreUnavailable) as error:
                 log.warning("subscription lost", channel=self._channel, reason=repr(error))
                 time.sleep(_RECONNECT)
+            if not self._wanted():
+                return
 
     def _wanted(self) -> bool:
+        """Whether to go on. Once it says no, somebody else may have begun."""
         with self._lock:
-            wanted = self._listeners > 0 or time.monotonic() - self._left < _LINGER
+            wanted = self._listeners > 0 or time.monotonic() - self._left < self._linger
             self._running = wanted and not self._stopped
             return self._running
 

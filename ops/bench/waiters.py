@@ -181,7 +181,9 @@ class _Clients:
         while len(came) < len(self._tasks) and time.monotonic() < ends:
             for key, _ in self._selector.select(1):
                 client: Any = key.fileobj
-                self._read[client] += client.recv(65536)
+                said = client.recv(65536)
+                assert said, f"the front end hung up after {self._read[client]!r}"
+                self._read[client] += said
                 if not self._is_whole(self._read[client]):
                     continue
                 came.append((key.data, time.time()))

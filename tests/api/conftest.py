@@ -224,7 +224,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @contextlib.contextmanager
-def open_waiting(url: str, **options: int) -> Iterator[Waiting]:
+def open_waiting(url: str, **options: Any) -> Iterator[Waiting]:
     """What holds requests, without a front end around it."""
     client = connect(url)
     waiting = Waiting(client, **options)

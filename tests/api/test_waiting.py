@@ -134,6 +134,27 @@ def test_news_that_come_when_a_wait_is_over_are_for_the_next() -> None:
     assert heard == tasks
 
 
+def test_one_listens_at_a_time_however_they_come_and_go(valkey: Valkey, store: TaskStore) -> None:
+    task_id = create(store)
+    over = threading.Event()
+
+    def publish() -> None:  # so that the one who listens looks often whether it is wanted
+        while not over.is_set():
+            valkey.redis.publish(ENDED_CHANNEL, "nobody's")
+
+    publisher = threading.Thread(target=publish)
+    publisher.start()
+    try:
+        with open_waiting(valkey.url, linger=0) as waiting:
+            for number in range(600):
+                with waiting.hold(task_id, None, lambda task: True):
+                    until(lambda: [t.name for t in threading.enumerate()].count(ENDED_CHANNEL) == 1)
+                time.sleep(number % 30 / 20_000)
+    finally:
+        over.set()
+        publisher.join()
+
+
 # -- who goes away
 
 
