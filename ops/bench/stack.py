@@ -149,7 +149,7 @@ def waiters(directory: Path, brief: bool) -> Finding:
         return Finding([Row("waiters of one front end", "≥ 2000", "not measured")], {})
     number = 100 if brief else 2000
     told = subprocess.run(
-        [sys.executable, "-m", "ops.bench.waiters", f"--waiters={number}"],
+        [sys.executable, "-m", "ops.bench.waiters", f"--requests={number}"],
         capture_output=True,
         text=True,
         check=True,
@@ -164,12 +164,12 @@ def waiters(directory: Path, brief: bool) -> Finding:
     for line in lines:
         cells = dict(zip(head, line, strict=True))
         found.append(cells)
-        late, each = float(cells["p99 ms"]), float(cells["kB per waiter"])
+        late, each = float(cells["p99 ms"]), float(cells["kB each"])
         rows.append(
             Row(
                 f"waiters of one front end, tasks end {cells['tasks end']}",
                 "≥ 2000, ≤ 40 kB each, told within 100 ms",
-                f"{cells['waiters']}, {each:.0f} kB each, p99 {late:.0f} ms",
+                f"{cells['requests']}, {each:.0f} kB each, p99 {late:.0f} ms",
                 met=None if brief else late <= 100 and each <= 40,
             )
         )
