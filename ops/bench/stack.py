@@ -154,6 +154,7 @@ def waiters(directory: Path, brief: bool) -> Finding:
         text=True,
         check=True,
         cwd=ROOT,
+        timeout=300,
     ).stdout
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "waiters.md").write_text(told)
