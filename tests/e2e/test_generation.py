@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 import requests
@@ -53,6 +54,23 @@ def test_a_picture_keeps_the_format_that_its_provider_chose(stack: Stack) -> Non
         picture = Image.open(io.BytesIO(answer.content))
         assert (picture.format, picture.size) == ("JPEG", (1376, 768))
         assert answer.headers["Content-Type"] == "image/jpeg"
+
+
+def test_a_generation_can_be_followed(stack: Stack) -> None:
+    task = stack.submit("followed sim:never_ready@poll*1", "midjourney")
+    stream = stack.get(f"/v1/tasks/{task['id']}/events").text
+    told = [
+        dict(line.split(": ", 1) for line in block.splitlines())
+        for block in stream.split("\n\n")[1:-1]
+        if block != ":"
+    ]
+
+    names = [event["event"] for event in told]
+    assert names[:2] == ["status", "status"] and names[-3:] == ["status", "image", "done"]
+    assert len([name for name in names if name == "progress"]) > 1  # it was told on the way
+    ids = [int(event["id"]) for event in told]
+    assert ids == sorted(set(ids))
+    assert json.loads(told[-1]["data"]) == stack.poll(task)
 
 
 def test_several_pictures_are_bought_once_each(stack: Stack) -> None:
