@@ -21,6 +21,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# Where tests wait more than they work. They come first, so that no process is left with them alone.
+_LONG = ("tests/chaos/", "tests/e2e/", "tests/workers/test_watchdog", "tests/docs/", "tests/ops/")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
+
+
 @pytest.fixture(scope="session")
 def thorough(request: pytest.FixtureRequest) -> int:
     """How many times more inputs than usual are wanted."""
