@@ -697,19 +697,6 @@ class ErrorEnvelope(BaseModel):
                 },
                 {
                     "error": {
-                        "message": "The task cannot be cancelled. Its provider is at work and "
-                        "cannot be told to stop. The task goes on as if it had not been asked to "
-                        "stop.",
-                        "type": "invalid_request_error",
-                        "code": "task_not_cancellable",
-                        "param": None,
-                        "reason": "unstoppable",
-                        "task_id": _TASK_ID,
-                        "retryable": False,
-                    }
-                },
-                {
-                    "error": {
                         "message": "This key may make 100 images a day (UTC), and has made 99; "
                         "2 more would be too many.",
                         "type": "insufficient_balance",

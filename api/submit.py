@@ -90,9 +90,8 @@ class Submit:
         self._base_url = base_url
 
     def answer(self, submission: Submission, attached: Attached | None = None) -> Response:
-        """Keep a task for `submission`; the answer to the request that is being served.
-
-        `attached`: the pictures that it starts from, which are kept before the task is.
+        """Keep a task for `submission`, and before it the pictures that it starts from, if any; the
+        answer to the request that is being served.
 
         That is the pending task, or its images where the caller wants to wait and they are there
         in time. A submit that is repeated under its Idempotency-Key gets the answer of the first:

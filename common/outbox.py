@@ -17,9 +17,9 @@ import orjson
 import pybase64
 import redis
 
+from common.records import task_from
 from common.script import Script
 from common.settings import Settings
-from common.store import task_from
 from common.task import Task
 from common.webhook import Try, Webhook
 

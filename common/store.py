@@ -1,8 +1,8 @@
 """The task store: one record per task in Redis, changed only by guarded transitions.
 
-`lua/` says what each operation does to a record; this module turns records into `Task`s and
-back. Every public method is one round trip, safe to call from many threads, and raises
-`StoreUnavailable` when Redis does not answer or refuses the write.
+`lua/` says what each operation does to a record, `records` reads what it says. Every public method
+is one round trip, safe to call from many threads, and raises `StoreUnavailable` when Redis does not
+answer or refuses the write.
 """
 
 from __future__ import annotations
@@ -17,23 +17,20 @@ import redis
 
 from common.errors import LeaseLost, LimitExceeded, NameReused, QueueFull
 from common.limits import UNLIMITED, Limits, RequestsLeft, Usage, Used, millionths
+from common.records import calls_from, entries, task_from
 from common.script import PREFIX, Script
 from common.settings import Settings
 from common.task import (
     Call,
     CallState,
-    Cancellation,
     Claim,
     Failure,
     ImageRequest,
-    Input,
     Result,
     Status,
-    StoredImage,
     Task,
-    TimelineEntry,
 )
-from common.webhook import Try, Webhook
+from common.webhook import Webhook
 
 __all__ = [
     "CANCEL_CHANNEL",
@@ -55,7 +52,6 @@ __all__ = [
     "Verdict",
     "Why",
     "shut_routes",
-    "task_from",
 ]
 
 Why = Literal["no_credit", "bad_key", "not_served", "rate_limited", "failing", "full"]
@@ -375,7 +371,7 @@ class TaskStore:
         record = _pairs(flat)
         return Claim(
             task=task_from(record),
-            calls=_calls(record),
+            calls=calls_from(record),
             attempt=int(record["attempts"]),
             time_left=(int(record["deadline"]) - now) / 1000,
         )
@@ -385,7 +381,7 @@ class TaskStore:
 
         Raises LeaseLost when the task is no longer the claim's.
         """
-        fields = _entries(calls)
+        fields = entries(calls)
         if progress is not None:
             fields["progress"] = progress
         told = _dumps([_told(call) for call in calls])
@@ -413,7 +409,7 @@ class TaskStore:
         named = [f"call:{call.first}" for call in (*going, *ended)]
         args: list[Any] = [len(named), len(going), *named]
         for offer in offers:
-            args += [offer.route, offer.cap, len(offer.calls), *_flat(_entries(offer.calls))]
+            args += [offer.route, offer.cap, len(offer.calls), *_flat(entries(offer.calls))]
         reply = self._run("begin", claim.task.id, claim.task.generation, self._lease, *args)
         if reply is None:
             raise LeaseLost(claim.task.id)
@@ -443,7 +439,7 @@ class TaskStore:
 
     def adopt(self, task_id: str, call: Call) -> bool:
         """Hand in what became of a call whose claim was lost. False when it is known or over."""
-        [(field, value)] = _entries([call]).items()
+        [(field, value)] = entries([call]).items()
         return bool(self._run("adopt", task_id, field, value))
 
     def complete(self, task_id: str, generation: int, result: Result) -> bool:
@@ -586,37 +582,6 @@ def shut_routes(now: float, flat: Sequence[str]) -> dict[str, Shut]:
     }
 
 
-def task_from(record: Mapping[str, str]) -> Task:
-    """The task that a record says."""
-
-    def when(field: str) -> int | None:
-        return int(record[field]) if field in record else None
-
-    return Task(
-        id=record["id"],
-        owner=record["owner"],
-        request=_request(record["request"]),
-        queue=record["queue"],
-        created=int(record["created"]),
-        deadline=int(record["deadline"]),
-        status=Status(record["status"]),
-        generation=int(record["generation"]),
-        progress=int(record.get("progress", 0)),
-        warnings=tuple(orjson.loads(record["warnings"])),
-        sandbox=record["sandbox"] == "1",
-        started=when("started"),
-        ended=when("ended"),
-        expires=when("expires"),
-        result=_result(record.get("result")),
-        failure=Failure(**orjson.loads(record["failure"])) if "failure" in record else None,
-        cancellation=_cancellation(record),
-        blocked=record.get("blocked"),
-        metadata=orjson.loads(record["metadata"]) if "metadata" in record else None,
-        webhook=_webhook(record),
-        timeline=_timeline(record.get("timeline", ""), int(record["created"])),
-    )
-
-
 def _inspection(
     record: Mapping[str, str], place: int | None = None, wait: float | None = None
 ) -> Inspection:
@@ -626,7 +591,7 @@ def _inspection(
     task = task_from(record)
     return Inspection(
         task=replace(task, queue_position=place, begins_in=wait),
-        calls=_calls(record),
+        calls=calls_from(record),
         attempts=number("attempts") or 0,
         losses=number("losses") or 0,
         sent=number("sent") or 0,
@@ -634,44 +599,6 @@ def _inspection(
         lease=number("lease"),
         retry_at=number("retry_at"),
     )
-
-
-def _webhook(record: Mapping[str, str]) -> Webhook | None:
-    if "webhook" not in record:
-        return None
-    asked = orjson.loads(record["webhook"])
-    tries = {
-        int(name.removeprefix("try:")): Try(**orjson.loads(value))
-        for name, value in record.items()
-        if name.startswith("try:")
-    }
-    delivery: Any = record.get("delivery")
-    return Webhook(
-        **asked | {"events": tuple(asked["events"])},
-        delivery=delivery,
-        next_at=int(record["deliver_at"]) if "deliver_at" in record else None,
-        tries=tuple(tries[number] for number in sorted(tries)),
-    )
-
-
-def _request(text: str) -> ImageRequest:
-    data = orjson.loads(text)
-    inputs = tuple(Input(**told) for told in data.pop("inputs", ()))
-    mask = data.pop("mask", None)
-    return ImageRequest(**data, inputs=inputs, mask=Input(**mask) if mask else None)
-
-
-def _entries(calls: Iterable[Call]) -> dict[str, Any]:
-    return {f"call:{call.first}": _dumps(call) for call in calls}
-
-
-def _cancellation(record: Mapping[str, str]) -> Cancellation | None:
-    if record.get("cancelled") == "1":
-        return "cancelled"
-    if "cancel" not in record:
-        return None
-    still_asked = record["cancel"] == "requested" and not Status(record["status"]).final
-    return "requested" if still_asked else "declined"
 
 
 def _told(call: Call) -> tuple[str, dict[str, Any]]:
@@ -682,41 +609,6 @@ def _told(call: Call) -> tuple[str, dict[str, Any]]:
     if call.failure is not None:
         about["billed"] = call.failure.billed
     return _EVENTS.get(call.state, call.state), about
-
-
-def _timeline(text: str, created: int) -> tuple[TimelineEntry, ...]:
-    entries = []
-    for line in text.splitlines():
-        since, event, *said = line.split(" ", 2)
-        about = orjson.loads(said[0]) if said else {}
-        entries.append(TimelineEntry(created + int(since), event, about))
-    return tuple(entries)
-
-
-def _result(text: str | None) -> Result | None:
-    if text is None:
-        return None
-    data = orjson.loads(text)
-    images = tuple(StoredImage(**image) for image in data.pop("images"))
-    missing = tuple(Failure(**failure) for failure in data.pop("missing"))
-    return Result(images=images, missing=missing, **data)
-
-
-def _calls(record: Mapping[str, str]) -> tuple[Call, ...]:
-    calls = [_call(orjson.loads(v)) for k, v in record.items() if k.startswith("call:")]
-    return tuple(sorted(calls, key=lambda call: call.first))
-
-
-def _call(data: dict[str, Any]) -> Call:
-    failure = data.pop("failure")
-    return Call(
-        **data
-        | {
-            "state": CallState(data["state"]),
-            "failure": Failure(**failure) if failure else None,
-            "pictures": tuple(data["pictures"]),
-        }
-    )
 
 
 def _dumps(data: Any) -> str:

@@ -7,14 +7,12 @@
 -- journal of paid calls. `route` is the capped route on which the task has calls in flight, `waits`
 -- the one whose turn it waits for.
 
--- Enter into the timeline how a task ended.
-local function note_end(key, status)
-  local result, failure = unpack(redis.call('HMGET', key, 'result', 'failure'))
+-- Enter into the timeline how a task ended. `result` and `failure` are as the record has them.
+local function note_end(key, status, result, failure)
   if status == 'completed' then
-    note(key, 'stored', { images = result and #cjson.decode(result).images })
+    note(key, 'stored', { images = result and #result.images })
     return note(key, status)
   end
-  failure = cjson.decode(failure)
   if failure.code == 'cancelled' then return note(key, 'cancelled', { billed = failure.billed }) end
   note(key, status, { error = failure.code, billed = failure.billed })
 end
@@ -25,7 +23,8 @@ local function finish(id, status, fields, retention, outcome)
   local model, created, route, waits, queue, owner, started =
     unpack(redis.call('HMGET', key, 'model', 'created', 'route', 'waits', 'queue', 'owner', 'started'))
   redis.call('HSET', key, 'status', status, 'ended', now, 'expires', now + retention, unpack(fields))
-  note_end(key, status)
+  local result, failure, spent = settle(id)
+  note_end(key, status, result, failure)
   redis.call('HDEL', key, 'lease', 'worker', 'hinted', 'retry_at', 'route', 'blocked')
   leave(id, queue, owner)
   local others_wait = redis.call('ZCARD', called_key(queue)) > 0
@@ -38,7 +37,7 @@ local function finish(id, status, fields, retention, outcome)
   redis.call('PEXPIREAT', key, now + retention)
   redis.call('ZREM', DUE, id)
   redis.call('SREM', taken_key(queue), id)
-  count_end(status, model, now - created, settle(id))
+  count_end(status, model, now - created, result, failure, spent)
   owe_webhook(key, id, status)
   if outcome ~= '' then
     local bucket = ours('outcomes:') .. string.format('%.0f', math.floor(now / HOUR))

@@ -6,14 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
     rule,
-    run_state_machine_as_test,
 )
 
 from common.errors import LimitExceeded
@@ -29,6 +27,7 @@ from common.task import (
     new_task_id,
 )
 from tests.common.tasks import call, let_deadline_pass
+from tests.machines import try_orders
 from tests.valkey import Valkey, open_store
 
 LIMITS = {
@@ -251,15 +250,4 @@ class LimitsMachine(RuleBasedStateMachine):
 
 def test_no_order_of_events_makes_the_counts_wrong(valkey: Valkey) -> None:
     with open_store(valkey.url, lease=10_000, check=10_000, retention=3600) as store:
-        run_state_machine_as_test(
-            lambda: LimitsMachine(valkey, store),  # type: ignore[arg-type]  # any maker will do
-            settings=settings(
-                max_examples=80,
-                stateful_step_count=40,
-                deadline=None,
-                phases=[Phase.generate],  # shrinking would outlast the test's own timeout
-                derandomize=True,
-                database=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        try_orders(lambda: LimitsMachine(valkey, store), examples=80, steps=40)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
     rule,
-    run_state_machine_as_test,
 )
 
 from common.errors import LeaseLost
 from common.store import Grant, Offer, TaskStore
 from common.task import Call, CallState, Claim, new_task_id
 from tests.common.tasks import FAILURE, QUEUE, REQUEST, RESULT, let_lease_run_out
+from tests.machines import try_orders
 from tests.valkey import Valkey, open_store
 
 CAP = 3
@@ -148,15 +147,4 @@ class PlacesMachine(RuleBasedStateMachine):
 
 def test_no_order_of_events_gives_a_place_too_many_or_forgets_one(valkey: Valkey) -> None:
     with open_store(valkey.url, lease=10_000, most_losses=1000) as store:
-        run_state_machine_as_test(
-            lambda: PlacesMachine(valkey, store),  # type: ignore[arg-type]  # any maker will do
-            settings=settings(
-                max_examples=60,
-                stateful_step_count=30,
-                deadline=None,
-                phases=[Phase.generate],
-                derandomize=True,
-                database=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        try_orders(lambda: PlacesMachine(valkey, store), examples=60)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
     rule,
-    run_state_machine_as_test,
 )
 
 from common.errors import LeaseLost
@@ -28,6 +26,7 @@ from tests.common.tasks import (
     let_lease_run_out,
     record_key,
 )
+from tests.machines import try_orders
 from tests.valkey import Valkey, open_store
 
 MOST_LOSSES = 3
@@ -312,15 +311,4 @@ def test_no_order_of_events_breaks_the_rules_of_the_store(valkey: Valkey) -> Non
     with open_store(
         valkey.url, lease=10_000, check=10_000, retention=3600, most_losses=MOST_LOSSES
     ) as store:
-        run_state_machine_as_test(
-            lambda: StoreMachine(valkey, store),  # type: ignore[arg-type]  # any maker will do
-            settings=settings(
-                max_examples=80,
-                stateful_step_count=30,
-                deadline=None,
-                phases=[Phase.generate],  # shrinking would outlast the test's own timeout
-                derandomize=True,
-                database=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        try_orders(lambda: StoreMachine(valkey, store), examples=80)

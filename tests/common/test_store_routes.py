@@ -162,6 +162,18 @@ def test_a_task_that_is_put_down_with_nothing_in_flight_gives_its_place_back(
     assert begin(store, claimed(store)) == "sent"
 
 
+def test_those_who_come_within_a_millisecond_keep_their_order(
+    store: TaskStore, valkey: Valkey
+) -> None:
+    begin(store, claimed(store))
+    waiting = [claimed(store) for _ in range(100)]
+
+    assert {begin(store, held) for held in waiting} == {"full"}
+
+    line = valkey.redis.zrange(f"darkroom:routes:waits:{ROUTE}", 0, -1)
+    assert line == [held.task.id for held in waiting]
+
+
 def test_a_task_that_ends_while_it_waits_leaves_the_line(store: TaskStore) -> None:
     first, waiting, last = claimed(store), claimed(store), claimed(store)
     begin(store, first)

@@ -7,19 +7,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import requests
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
     rule,
-    run_state_machine_as_test,
 )
 
 from common.task import Call, CallState, Claim, Failure
 from tests.api.conftest import Stack
 from tests.hostile.tenants import Tenant
 from tests.hostile.worker import end
+from tests.machines import try_orders
 from tests.valkey import open_store
 
 PATHS = ("/v1/images/generations/{}", "/v1/tasks/{}", "/v1/images/{}")
@@ -275,15 +274,4 @@ def test_no_order_of_events_lets_a_caller_be_told_what_is_not_so(
     stack: Stack, thorough: int
 ) -> None:
     with open_store(stack.valkey.url, lease=3600) as store:
-        run_state_machine_as_test(
-            lambda: CallersMachine(replace(stack, store=store)),  # type: ignore[arg-type]  # any maker will do
-            settings=settings(
-                max_examples=30 * thorough,
-                stateful_step_count=30,
-                deadline=None,
-                phases=[Phase.generate],  # shrinking would outlast the test's own timeout
-                derandomize=True,
-                database=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        try_orders(lambda: CallersMachine(replace(stack, store=store)), examples=30 * thorough)

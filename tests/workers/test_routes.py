@@ -164,6 +164,24 @@ def test_a_task_whose_route_only_asked_for_a_pause_waits_it_out(shop: Workshop) 
     assert 15 < caught.value.wait <= 24
 
 
+@pytest.mark.parametrize(
+    ("error", "blocked"),
+    [(RateLimited("slow down", retry_after=20), "rate_limited"), (Unavailable("away"), "failing")],
+    ids=["rate limit", "away"],
+)
+def test_a_task_that_is_put_back_says_what_stands_in_its_way_until_it_is_taken_up(
+    shop: Workshop, error: ProviderError, blocked: str
+) -> None:
+    held, next_one = shop.claim(), shop.claim()
+    for each, provider in ((held, Plain(raising(error))), (next_one, Plain(raising(error)))):
+        with pytest.raises(Deferred):
+            shop.run(provider, each)
+
+    assert shop.read(held).blocked == blocked
+    assert shop.read(next_one).blocked == blocked  # its route was shut, or turned it away as well
+    assert shop.due(held).task.blocked is None
+
+
 def test_a_route_that_fails_again_and_again_is_left_alone_by_the_whole_fleet(
     shop: Workshop,
 ) -> None:
@@ -258,6 +276,7 @@ def test_a_task_that_waits_for_a_place_is_due_when_one_is_given_back(shop: Works
         if first == 0:
             with pytest.raises(Deferred):
                 shop.run(Plain(never), waiting)
+            assert shop.read(waiting).blocked == "full"
             assert shop.store.claim(waiting.task.id, "worker") is None
         return pictures()
 
