@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import inspect
 import json
 import threading
@@ -13,7 +15,9 @@ import pytest
 
 import common.script
 import common.store
-from common.errors import LeaseLost, StoreUnavailable
+from common.connection import connect
+from common.errors import LeaseLost, QueueFull, StoreUnavailable
+from common.settings import load_settings
 from common.store import ENDED_CHANNEL, Offer, TaskStore
 from common.task import (
     CallState,
@@ -1042,10 +1046,10 @@ def test_functions_of_another_version_are_left_alone(
     store: TaskStore, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create(store)
+    digest = hashlib.sha256(common.script._SOURCE.encode()).hexdigest()
+    assert f"darkroom_{digest[:16]}" == common.script._LIBRARY  # another source has another name
+    code = common.script._CODE.replace(common.script._LIBRARY, "darkroom_other")
     monkeypatch.setattr("common.script._LIBRARY", "darkroom_other")
-    code = common.script._CODE.replace(
-        common.script._CODE.split()[1].split("=")[1], "darkroom_other"
-    )
     monkeypatch.setattr("common.script._CODE", code)
     create(store)
     monkeypatch.undo()
@@ -1054,3 +1058,12 @@ def test_functions_of_another_version_are_left_alone(
     libraries: Any = valkey.redis.function_list()
     assert len(libraries) == 2
     assert valkey.redis.zcard("darkroom:due") == 3
+
+
+def test_the_settings_say_how_many_may_wait(valkey: Valkey) -> None:
+    with contextlib.closing(connect(valkey.url)) as client:
+        store = TaskStore.of(client, load_settings(queue_limit=1, redis_url=valkey.url))
+        create(store)
+
+        with pytest.raises(QueueFull):
+            create(store, owner="key_b")
