@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -363,13 +364,13 @@ def test_each_of_many_races_has_one_winner(store: TaskStore, make_store: MakeSto
     stores = [make_store(lease=300) for _ in range(4)]
     gates = {task_id: threading.Barrier(2, timeout=60) for task_id in tasks}
 
-    def work(mine: TaskStore, task_id: str) -> None:
-        pause = random.Random(task_id)
+    def work(mine: TaskStore, task_id: str, lead: float) -> None:
         gates[task_id].wait()
+        time.sleep(max(0, -lead))
         held = mine.claim(task_id, "worker")
         if held is None:
             return
-        spin(pause.randrange(300))
+        time.sleep(random.Random(task_id).uniform(0, 0.0005))
         try:
             grant = mine.begin(held, [offer()])
         except LeaseLost:
@@ -379,25 +380,28 @@ def test_each_of_many_races_has_one_winner(store: TaskStore, make_store: MakeSto
         if mine.complete(task_id, held.task.generation, RESULT):
             completed.add(task_id)
 
-    def call_off(mine: TaskStore, task_id: str) -> None:
-        pause = random.Random(task_id + "c")
+    def call_off(mine: TaskStore, task_id: str, lead: float) -> None:
         gates[task_id].wait()
-        spin(pause.randrange(900))
+        time.sleep(max(0, lead))
         outcome, _ = cancel(mine, task_id)
         assert outcome in ("cancelled", "unstoppable", "over")
         if outcome == "cancelled":
             cancelled.add(task_id)
 
+    # The worker's lead grows with each race it loses and shrinks with each it wins, so that both
+    # keep arriving together however fast the machine is.
+    lead = 0.0
     with ThreadPoolExecutor(4) as pool:
         for first in range(0, len(tasks), 2):
             pair = tasks[first : first + 2]
             jobs = [
-                pool.submit(action, stores[2 * side + n], task_id)
+                pool.submit(action, stores[2 * side + n], task_id, lead)
                 for n, task_id in enumerate(pair)
                 for side, action in enumerate((work, call_off))
             ]
             for job in jobs:
                 job.result()
+            lead += 0.0002 * (len(cancelled.intersection(pair)) - 1)
 
     assert completed | cancelled == set(tasks)
     assert not completed & cancelled
@@ -410,9 +414,3 @@ def test_each_of_many_races_has_one_winner(store: TaskStore, make_store: MakeSto
             assert_cancelled(task)
         else:
             assert (task.status, task.result) == (Status.COMPLETED, RESULT)
-
-
-def spin(turns: int) -> None:
-    """Let some time pass, of no certain length."""
-    for _ in range(turns * 20):
-        pass
