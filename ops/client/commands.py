@@ -66,23 +66,24 @@ class Commands:
                 "Interrupted in the middle of the submit: whether there is a task, `list` tells."
             )
             raise
-        self._screen.tell(f"Accepted: {task['id']}")
-        for warning in task.get("warnings") or []:
-            # It is asked for by the name of the file, and if it is not granted the name tells.
-            if not str(warning).startswith("output_format "):
-                self._screen.tell(f"Warning: {plain(warning)}")
-        if not options.wait:
-            return Result(task, [plain(task["id"])])
-        return self._finish(task, out, options)
+        with self._resumable(task, options):
+            self._screen.tell(f"Accepted: {task['id']}")
+            for warning in task.get("warnings") or []:
+                # It is asked for by the name of the file, and if it is not granted the name tells.
+                if not str(warning).startswith("output_format "):
+                    self._screen.tell(f"Warning: {plain(warning)}")
+            if not options.wait:
+                return Result(task, [task["id"]])
+            return self._finished(task, out)
 
     def wait(self, options: argparse.Namespace) -> Result:
         """Wait for a task, and write its pictures where asked to."""
         task = self._server.task(options.id)
-        if options.output is None:
-            return self._finish(task, None, options)
-        out = Destination(options.output, options.force)
-        out.check(len(task["data"]) or 1)
-        return self._finish(task, out, options)
+        out = Destination(options.output, options.force) if options.output else None
+        if out is not None:
+            out.check(len(task["data"]) or 1)
+        with self._resumable(task, options):
+            return self._finished(task, out)
 
     def status(self, options: argparse.Namespace) -> Result:
         """A task as it is now."""
@@ -110,7 +111,7 @@ class Commands:
     def cancel(self, options: argparse.Namespace) -> Result:
         """Cancel a task, and wait until that is decided."""
         task = self._cancelled(options.id)
-        return Result(task, [f"{plain(task['id'])} is cancelled."])
+        return Result(task, [f"{task['id']} is cancelled."])
 
     def models(self, options: argparse.Namespace) -> Result:
         """All models, or one of them."""
@@ -120,18 +121,14 @@ class Commands:
         models = self._server.models()
         return Result(models, models_table(models["data"]))
 
-    def _finish(
-        self, task: dict[str, Any], out: Destination | None, options: argparse.Namespace
-    ) -> Result:
-        task_id = str(task["id"])
-        with self._resumable(task_id, options):
-            task = self._followed(task)
-            _require_completed(task)
-            for missing in task.get("missing") or []:
-                self._screen.tell(f"One picture is missing: {plain(missing.get('message'))}")
-            if out is None:
-                return Result(task, [plain(entry.get("url") or "") for entry in task["data"]])
-            files = [str(file) for file in out.save(task, self._server, self._screen)]
+    def _finished(self, task: dict[str, Any], out: Destination | None) -> Result:
+        task = self._followed(task)
+        _require_completed(task)
+        for missing in task.get("missing") or []:
+            self._screen.tell(f"One picture is missing: {plain(missing.get('message'))}")
+        if out is None:
+            return Result(task, [plain(entry.get("url") or "") for entry in task["data"]])
+        files = [str(file) for file in out.save(task, self._server, self._screen)]
         return Result(task | {"files": files}, files)
 
     def _followed(self, task: dict[str, Any]) -> dict[str, Any]:
@@ -147,21 +144,21 @@ class Commands:
         return task
 
     @contextmanager
-    def _resumable(self, task_id: str, options: argparse.Namespace) -> Iterator[None]:
+    def _resumable(self, task: dict[str, Any], options: argparse.Namespace) -> Iterator[None]:
         """Whatever ends the block early, say how to go on: the task does so by itself."""
-        again = self._resume(task_id, options.output)
+        again = self._resume(task["id"], options.output)
         try:
             yield
-        except (Unreachable, NotSaved) as error:
+        except (Unreachable, NotSaved):
             self._screen.leave()
             self._screen.tell(f"To go on later: {again}")
-            raise error
+            raise
         except KeyboardInterrupt:
             self._screen.leave()
             if not (options.cancel_on_interrupt or self._thought_again(again)):
                 raise
             try:
-                self._cancelled(task_id)
+                self._cancelled(task["id"])
                 self._screen.tell("The task is cancelled.")
             except ClientError as error:
                 self._screen.tell(f"{error}\nTo go on later: {again}")
@@ -186,7 +183,7 @@ class Commands:
             if task.get("cancellation_status") == "declined":
                 raise Refused("The provider has not stopped the work; the task goes on.", task)
             time.sleep(HOLD)
-            task = self._server.task(task_id, held=True)
+            task = self._server.task(task_id)
         if not task.get("cancelled"):
             raise Refused(f"The task was over before: {plain(task['status'])}.", task)
         return task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,8 @@ _CONNECT = 10  # seconds
 _ANSWER = 30  # seconds, beyond those that the request is held
 _UPLOAD = 300  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0  # seconds between tries
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 # What may be different the next time, without anything having happened.
 _LOST = (
@@ -183,7 +186,7 @@ class Server:
 
     def _task(self, body: dict[str, Any]) -> dict[str, Any]:
         if not (
-            isinstance(body.get("id"), str)
+            _ID.fullmatch(str(body.get("id")))  # it becomes a part of file names
             and isinstance(body.get("status"), str)
             and isinstance(body.get("data"), list)
         ):

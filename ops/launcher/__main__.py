@@ -227,7 +227,7 @@ curl -sS {stack.address}/v1/images/generations \\
   -H 'Authorization: Bearer {stack.api_key}' -H 'Content-Type: application/json' \\
   -H 'Prefer: wait=60' -d '{body}'
 
-  or: ops/run --prompt "a fox in a forest at night"
+  or: ops/darkroom generate "a fox in a forest at night"
 
   Ctrl-C stops everything.
 

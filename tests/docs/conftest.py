@@ -24,6 +24,7 @@ from tests.processes import free_port, until
 PRELUDE = f"""
 set -euo pipefail
 ops/run() {{ {sys.executable} -m ops.launcher "$@"; }}
+ops/darkroom() {{ {sys.executable} -m ops.client "$@"; }}
 ops/python() {{ shift 2; exec {sys.executable} "$@"; }}
 """
 

@@ -11,6 +11,7 @@ from common.settings import Settings
 from tests.docs.documents import DOCUMENTS, ROOT, blocks, read
 
 OTHER_VARIABLES = {"KEY", "POLL", "SANDBOX_SPEED", "SANDBOX_HOST", "SANDBOX_LEDGER"}
+OTHER_VARIABLES |= {"DARKROOM_URL", "DARKROOM_API_KEY"}  # of ops/darkroom
 # What the providers' own clients read.
 OTHER_VARIABLES |= {"FAL_RUN_HOST", "FAL_QUEUE_RUN_HOST", "REPLICATE_BASE_URL"}
 OTHER_VARIABLES |= {"HF_HUB_DISABLE_TELEMETRY"}

@@ -29,6 +29,7 @@ SERVE = ("-m workers worker",)  # commands that run until stopped; "ready." says
 # What a command has to say, by a part of it.
 PROMISED = {
     "--prompt": "1024x1024 PNG",
+    "darkroom generate": "snow-1.png\nsnow-2.png\nsummer.png\n",
     "?wait=30": '"status":"completed"',
     "Prefer: wait=60": "/files/imgtask_",
     "/v1/models": '"object":"list"',

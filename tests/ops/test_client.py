@@ -232,7 +232,6 @@ def test_a_task_can_be_looked_at_waited_for_and_found_again(client: Client) -> N
     code, out, err = client.run("list", "--limit", "1", "-m", "flux-pro")
     assert code == 0, err
     assert re.search(rf"^{task_id}  completed  flux-pro  .*  a badger$", out, re.M)
-    assert f"--after {task_id}" in err
     assert out.count("imgtask_") == 1
 
 
@@ -244,6 +243,7 @@ def test_a_list_goes_on_over_pages(stack: Stack, client: Client) -> None:
 
     assert [task["id"] for task in first["data"] + second["data"]] == wanted[::-1]
     assert (first["has_more"], second["has_more"]) == (True, False)
+    assert f"--after {wanted[1]}\n" in client.run("list", "--limit", "2", "-m", "sd-webui")[2]
 
 
 def test_a_task_can_be_cancelled_once_it_cannot(stack: Stack, client: Client) -> None:
@@ -464,6 +464,14 @@ def test_nobody_is_waited_for_longer_than_asked(client: Client) -> None:
     assert json.loads(out)["error"]["code"] == "unreachable"
 
 
+def test_a_name_that_leads_elsewhere_is_no_task(client: Client, scripted: Scripted) -> None:
+    scripted.reset(Reply({"id": "a/../../../b", "status": "completed", "data": [{"url": "/x"}]}))
+    client.environment["DARKROOM_URL"] = scripted.url
+
+    assert client.run("wait", "imgtask_1", "-o", ".")[0] == 3
+    assert len(scripted.seen) == 1
+
+
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
@@ -523,7 +531,7 @@ def test_ctrl_c_cancels_where_asked_to(stack: Stack, client: Client) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE)
 
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "The task is cancelled." in err
     assert client.body("status", task_id)["cancelled"] is True
 
