@@ -47,6 +47,7 @@ from common.settings import Settings
 from common.storage import ImageStorage
 from common.store import TaskStore
 from common.task_body import TaskBody
+from common.tracing import make_tracing
 
 __all__ = ["create_app"]
 
@@ -92,7 +93,9 @@ def create_app(settings: Settings) -> Flask:
     room = Room(client, storage, reserve=reserve)
     outcomes = RecentOutcomes(store)
     outlook = Outlook(catalog, providers, outcomes)
-    submit = Submit(store, providers, bodies, outlook, waiting, room, base_url)
+    submit = Submit(
+        store, providers, bodies, outlook, waiting, room, base_url, make_tracing(settings, "web")
+    )
     app.register_api(
         images.make_blueprint(
             catalog, providers, submit, private_webhooks=settings.webhook_private_targets

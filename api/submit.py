@@ -30,13 +30,15 @@ from common.errors import (
     NameReused,
     QueueFull,
     StoreUnavailable,
+    SubmitRefused,
 )
 from common.logging import get_logger
 from common.queue import queue_for
 from common.settings import ProviderAccess
 from common.store import Created, Once, TaskStore
-from common.task import Status, Task, new_task_id
+from common.task import ImageRequest, Status, Task, new_task_id
 from common.task_body import TaskBody
+from common.tracing import Tracing
 from common.webhook import Webhook
 
 __all__ = ["IDEMPOTENCY_KEY", "LONGEST_WAIT", "PREFER", "Submit"]
@@ -79,6 +81,7 @@ class Submit:
         waiting: Waiting,
         room: Room,
         base_url: Callable[[], str],
+        tracing: Tracing,
     ) -> None:
         """`base_url` gives the scheme and host by which the current request reached us."""
         self._store = store
@@ -88,6 +91,7 @@ class Submit:
         self._waiting = waiting
         self._room = room
         self._base_url = base_url
+        self._tracing = tracing
 
     def answer(self, submission: Submission, attached: Attached | None = None) -> Response:
         """Keep a task for `submission`, and before it the pictures that it starts from, if any; the
@@ -188,6 +192,25 @@ class Submit:
         return Webhook(url, host, submission.webhook_events, self._base_url())
 
     def _create(self, task_id: str, attached: Attached | None, **terms: Any) -> Created | None:
+        """Keep a task, as a part of the caller's trace if there is one."""
+        generation: ImageRequest = terms["request"]
+        with self._tracing.span(
+            "submit",
+            kind="server",
+            parent=request.headers.get("traceparent"),
+            fine=(SubmitRefused,),
+            task_id=task_id,
+            model=generation.model,
+            operation=generation.operation,
+            n=generation.n,
+            size=generation.size,
+        ) as span:
+            created = self._keep(task_id, attached, trace=span.traceparent, **terms)
+            if created is not None and created.task_id != task_id:
+                span.tell(task_id=created.task_id, replayed=True)
+            return created
+
+    def _keep(self, task_id: str, attached: Attached | None, **terms: Any) -> Created | None:
         """Keep a task, and before it what it starts from, which goes again without it."""
         if attached is None:
             return self._store.create(task_id, **terms)

@@ -16,10 +16,12 @@ from common.errors import GenerationFailed, StoreUnavailable
 from common.logging import get_logger
 from common.store import TaskStore
 from common.task import Failure, Result, Status, Task
+from common.tracing import OFF, Tracing
 
-__all__ = ["STORE_OPTION", "RecordBackend", "backend_url"]
+__all__ = ["STORE_OPTION", "TRACING_OPTION", "RecordBackend", "backend_url"]
 
 STORE_OPTION = "darkroom_store"  # where the Celery configuration holds the TaskStore
+TRACING_OPTION = "darkroom_tracing"  # and where the Tracing, if there is one
 
 _STATES = {
     Status.PENDING: "PENDING",
@@ -48,6 +50,7 @@ class RecordBackend(BaseBackend):
     def __init__(self, app: Celery, **options: Any) -> None:
         super().__init__(app, **options)
         self._store: TaskStore = app.conf[STORE_OPTION]
+        self._tracing: Tracing = app.conf.get(TRACING_OPTION, OFF)
 
     def encode_result(self, result: Any, state: str) -> Any:
         """Nothing is encoded here: exceptions arrive as they are, the store knows its own form."""
@@ -63,13 +66,17 @@ class RecordBackend(BaseBackend):
         **_: Any,
     ) -> Any:
         generation: int | None = getattr(request, "generation", None)
+        trace: str | None = getattr(request, "trace", None)
         match state, result:
             case "SUCCESS", Result():
-                if generation is not None and self._store.complete(task_id, generation, result):
-                    return result
+                with self._tracing.span("complete", parent=trace, task_id=task_id):
+                    if generation is not None and self._store.complete(task_id, generation, result):
+                        return result
                 log.warning("a late result was refused", task_id=task_id, generation=generation)
             case "FAILURE" | "REVOKED", _:
-                self._store.fail(task_id, generation, _failure(result))
+                failure = _failure(result)
+                with self._tracing.span("fail", parent=trace, task_id=task_id, code=failure.code):
+                    self._store.fail(task_id, generation, failure)
             case _:
                 pass  # the record knows of starts and retries already
         return result

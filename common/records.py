@@ -55,6 +55,7 @@ def task_from(record: Mapping[str, str]) -> Task:
         blocked=record.get("blocked"),
         metadata=orjson.loads(record["metadata"]) if "metadata" in record else None,
         webhook=_webhook(record),
+        trace=record.get("trace"),
         timeline=_timeline(record.get("timeline", ""), int(record["created"])),
     )
 

@@ -369,6 +369,17 @@ class Settings(BaseSettings):
         "console", description="console for people, json for machines."
     )
 
+    # -- Traces
+    otel_exporter_otlp_endpoint: _OptionalHttpUrl = Field(
+        "",
+        description="Where traces of tasks go, by OTLP over HTTP: http://localhost:4318. Needs the "
+        "packages that ops/python ops/environment.py otel brings. Empty: none are made.",
+    )
+    otel_exporter_otlp_headers: SecretStr = Field(
+        SecretStr(""),
+        description="Headers for it, such as a key: name=value, several with commas between.",
+    )
+
     @field_validator("bootstrap_api_key")
     @classmethod
     def _usable_key(cls, key: SecretStr) -> SecretStr:

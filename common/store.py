@@ -252,6 +252,7 @@ class TaskStore:
         price: float | None = None,
         metadata: Mapping[str, str] | None = None,
         webhook: Webhook | None = None,
+        trace: str | None = None,
     ) -> Created | None:
         """Keep a new pending task and have it announced to the workers, in one step.
 
@@ -290,6 +291,8 @@ class TaskStore:
         if webhook is not None:
             asked = ("url", "host", "events", "base_url")
             fields["webhook"] = _dumps({name: getattr(webhook, name) for name in asked})
+        if trace is not None:
+            fields["trace"] = trace
         match self._run("create", task_id, _dumps(terms), *_flat(fields)):
             case "created", at, *left:
                 return Created(task_id, at, left=_requests_left(left, limits))

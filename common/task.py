@@ -227,6 +227,7 @@ class Task:
     begins_in: float | None = None  # seconds until a worker takes it up, as things go
     metadata: Mapping[str, str] | None = field(default=None, repr=False)  # the caller's own
     webhook: Webhook | None = None
+    trace: str | None = None  # traceparent of its submit, where that was traced
     timeline: tuple[TimelineEntry, ...] = ()
 
 
@@ -238,3 +239,4 @@ class Claim:
     calls: tuple[Call, ...]
     attempt: int  # claims so far, this one included
     time_left: float  # seconds until the deadline, by the clock of Redis
+    trace: str | None = None  # traceparent of the work on it, where that is traced

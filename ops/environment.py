@@ -1,6 +1,6 @@
 """Makes the Python environment that Darkroom runs in, and runs a command in it.
 
-    environment.py runtime|test [ARGUMENTS of the environment's python…]
+    environment.py runtime|otel|test [ARGUMENTS of the environment's python…]
 
 Standard library only: it runs on a machine that has Python and pip and nothing else. pip brings uv
 into `.boot`, uv brings the packages of `ops/lock/<name>.txt` into `.venv`; every download is pinned
@@ -22,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "ops" / "lock"
+NAMES = ("runtime", "otel", "test")  # each lock holds all of the one before, in the same versions
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 BOOT = ROOT / ".boot"
@@ -66,8 +67,8 @@ def ensure_environment(name: str) -> None:
 
 
 def _is_current(name: str) -> bool:
-    # test.txt holds all of runtime.txt in the same versions.
-    return PYTHON.exists() and _read(_stamp_file()) in (_stamp(name), _stamp("test"))
+    enough = map(_stamp, NAMES[NAMES.index(name) :])
+    return PYTHON.exists() and _read(_stamp_file()) in enough
 
 
 def _stamp_file() -> Path:
@@ -90,8 +91,9 @@ def _locked(work: Callable[[], None]) -> None:
 
 
 def _install_packages(name: str) -> None:
-    if _read(_stamp_file()).startswith("test "):
-        name = "test"  # once made for tests it stays so
+    made_for = _read(_stamp_file()).partition(" ")[0]
+    if made_for in NAMES[NAMES.index(name) :]:
+        name = made_for  # once made for more it stays so
     _install_uv()
     # In a .venv that was moved, scripts name a Python that is somewhere else, or nowhere.
     if not PYTHON.exists() or not _read(_stamp_file()).endswith(f" {VENV}"):

@@ -13,7 +13,7 @@ from celery import Celery, signals
 from celery.worker import WorkController
 from kombu import Connection, Queue
 
-from common.backend import STORE_OPTION, backend_url
+from common.backend import STORE_OPTION, TRACING_OPTION, backend_url
 from common.catalog import Catalog
 from common.connection import connect
 from common.errors import ConfigurationError
@@ -27,6 +27,7 @@ from common.settings import Settings, load_settings
 from common.storage import ImageStorage
 from common.store import TaskStore
 from common.task_body import TaskBody
+from common.tracing import make_tracing
 from workers.cancels import Cancels
 from workers.courier import Courier, Patience
 from workers.heartbeat import Heartbeat
@@ -67,6 +68,7 @@ def make_app(settings: Settings) -> Celery:
     app = Celery("darkroom")
     app.conf.update(_configuration(settings, catalog))
     app.conf[STORE_OPTION] = store
+    tracing = app.conf[TRACING_OPTION] = make_tracing(settings, "worker")
     app.amqp.Connection = _Connection
     worker, stopping = worker_name(), threading.Event()
     cancels = Cancels(connect(settings.shared_redis_url, connections=1))
@@ -97,6 +99,7 @@ def make_app(settings: Settings) -> Celery:
         ),
         stopping=stopping,
         cancels=cancels,
+        tracing=tracing,
     )
     runner = Runner(store, catalog, providers, courier, stopping=stopping)
     client = connect(settings.shared_redis_url, connections=16)
@@ -107,7 +110,15 @@ def make_app(settings: Settings) -> Celery:
         lambda base_url: TaskBody(signer, storage, lambda: base_url),
         Post(timeout=settings.webhook_timeout_seconds, private=settings.webhook_private_targets),
     )
-    register(app, store=store, runner=runner, heartbeat=heartbeat, watchdog=watchdog, worker=worker)
+    register(
+        app,
+        store=store,
+        runner=runner,
+        heartbeat=heartbeat,
+        watchdog=watchdog,
+        tracing=tracing,
+        worker=worker,
+    )
 
     # Celery keeps receivers weakly unless told otherwise, and these live nowhere else.
     @signals.setup_logging.connect(weak=False)

@@ -16,6 +16,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -49,6 +50,7 @@ from common.task import (
     Input,
     StoredImage,
 )
+from common.tracing import OFF, Span, Tracing
 from workers.cancels import Cancels
 from workers.images import mask_in, verify
 from workers.providers.base import Image, Job, Order, Outcome, Picture, Pictures, Provider
@@ -186,6 +188,7 @@ class Courier:
         patience: Patience,
         stopping: threading.Event,
         cancels: Cancels,
+        tracing: Tracing = OFF,
     ) -> None:
         self._store = store
         self._storage = storage
@@ -194,6 +197,7 @@ class Courier:
         self._patience = patience
         self._stopping = stopping
         self._cancels = cancels
+        self._tracing = tracing
 
     def carry(
         self, work: Work, route: Route, call: Call, *, fresh: bool, trying: bool = False
@@ -213,7 +217,8 @@ class Courier:
             else:
                 call, outcome = self._resume(work, route, call)
             if isinstance(outcome, Job):
-                outcome = self._await(work, route, call, outcome)
+                with self._span("await job", work, call):
+                    outcome = self._await(work, route, call, outcome)
             if isinstance(outcome, Deferred):
                 return Delivery(call, again=outcome)
             return self._receive(work, route, call, outcome)
@@ -282,7 +287,10 @@ class Courier:
         if time.monotonic() - work.announced > self._store.lease / 2:
             self._ask_before_sending(work, call)
         try:
-            with self._following(work, call, provider, order):
+            with (
+                self._span("call provider", work, call),
+                self._following(work, call, provider, order),
+            ):
                 outcome: Outcome = provider.submit(order, timeout=_submit_timeout(work, provider))
         except ProviderError as error:
             self._judge(route, error, trying=trying)
@@ -491,7 +499,10 @@ class Courier:
             lambda: verify(picture.data, work.request, self._limits, quarter=picture.quarter)
         )
         name = f"{work.claim.task.id}/{index}.{verified.format}"
-        self.until_stored(work, lambda: self._storage.put(name, verified.data))
+        with self._tracing.span(
+            "store picture", parent=work.claim.trace, picture=index, bytes=len(verified.data)
+        ):
+            self.until_stored(work, lambda: self._storage.put(name, verified.data))
         return StoredImage(
             name=name,
             format=verified.format,
@@ -551,6 +562,17 @@ class Courier:
         if again:
             return Delivery(call, turned_away=error)
         return Delivery(call, failures=(failure_of(error),) * call.count)
+
+    def _span(self, name: str, work: Work, call: Call) -> AbstractContextManager[Span]:
+        """What a provider does for a call, as a part of the trace of the task."""
+        return self._tracing.span(
+            name,
+            kind="client",
+            parent=work.claim.trace,
+            provider=call.provider,
+            provider_model=call.model,
+            pictures=call.count,
+        )
 
     def _tell_progress(self, work: Work, call: Call, progress: int | None) -> None:
         if progress is None or progress <= work.progress.get(call.first, 0):

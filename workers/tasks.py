@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from celery import Celery
@@ -11,7 +15,8 @@ from common.errors import GenerationFailed, LeaseLost, StoreUnavailable
 from common.logging import get_logger
 from common.queue import GENERATE
 from common.store import TaskStore
-from common.task import Failure, Result
+from common.task import Claim, Failure, Result
+from common.tracing import Tracing
 from workers.courier import Deferred
 from workers.heartbeat import Heartbeat
 from workers.runner import Runner
@@ -29,6 +34,7 @@ def register(
     runner: Runner,
     heartbeat: Heartbeat,
     watchdog: Watchdog,
+    tracing: Tracing,
     worker: str,
 ) -> None:
     """Make `app` handle generations. The message's own id is the task; it has no arguments.
@@ -39,6 +45,7 @@ def register(
 
     def generate(self: Any) -> Result:
         task_id: str = self.request.id
+        begun = time.time_ns()
         try:
             claim = store.claim(task_id, worker)
         except StoreUnavailable as error:
@@ -48,8 +55,13 @@ def register(
             raise Ignore()  # a doubled or late hint
         self.request.generation = claim.task.generation
         try:
-            with heartbeat.holding(claim), watchdog.busy(claim.time_left):
-                return runner.run(claim)
+            with (
+                heartbeat.holding(claim),
+                watchdog.busy(claim.time_left),
+                _traced(tracing, claim, begun) as trace,
+            ):
+                self.request.trace = trace
+                return runner.run(replace(claim, trace=trace))
         except Deferred as deferred:
             # Nothing is published here: the task waits in the due set. Flower shows a retry.
             raise Retry(f"{deferred.reason}, again in {deferred.wait:.0f} s") from None
@@ -66,3 +78,23 @@ def register(
             ) from None
 
     app.task(name=GENERATE, bind=True, throws=(GenerationFailed,))(generate)
+
+
+@contextlib.contextmanager
+def _traced(tracing: Tracing, claim: Claim, begun: int) -> Iterator[str | None]:
+    """The work on a claim as a span of its task's trace, with the claim in it, which was begun at
+    `begun`; gives the traceparent for what is a part of the work."""
+    task = claim.task
+    with tracing.span(
+        "work",
+        kind="consumer",
+        parent=task.trace,
+        begun=begun,
+        fine=(Deferred,),
+        task_id=task.id,
+        model=task.request.model,
+        attempt=claim.attempt,
+    ) as span:
+        with tracing.span("claim", parent=span.traceparent, begun=begun):
+            pass
+        yield span.traceparent

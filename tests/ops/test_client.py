@@ -340,6 +340,8 @@ def test_the_key_of_this_machine_is_for_this_machine(tmp_path: Path) -> None:
     }
 
     assert list(keys.values()) == ["sk-here", "sk-here", "", ""]
+    # As libraries for OpenAI's API are told it.
+    assert find_access("https://a.example/v1/", None, {}).address == "https://a.example"
 
 
 # -- when something breaks

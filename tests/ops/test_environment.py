@@ -20,11 +20,12 @@ def locked_versions(name):
     return set(re.findall(r"^([\w.-]+==[\w.]+)", (LOCKS / name).read_text(), re.MULTILINE))
 
 
-def test_both_locks_agree():
-    assert locked_versions("runtime.txt") < locked_versions("test.txt")
+def test_all_locks_agree():
+    assert locked_versions("runtime.txt") < locked_versions("otel.txt")
+    assert locked_versions("otel.txt") < locked_versions("test.txt")
 
 
-@pytest.mark.parametrize("name", ["runtime.txt", "test.txt", "uv.txt"])
+@pytest.mark.parametrize("name", ["runtime.txt", "otel.txt", "test.txt", "uv.txt"])
 def test_locks_pin_every_file_and_name_no_registry(name):
     text = (LOCKS / name).read_text()
 
@@ -45,7 +46,11 @@ def checkout(tmp_path):
     (root / ".boot" / "bin").mkdir(parents=True)
     (root / ".boot" / "bin" / "uv").symlink_to(ROOT / ".boot" / "bin" / "uv")
     shutil.copy(LOCKS / "uv.txt", root / ".boot")
-    for name, packages in {"runtime": ("one",), "test": ("one", "two")}.items():
+    for name, packages in {
+        "runtime": ("one",),
+        "otel": ("one", "more"),
+        "test": ("one", "more", "two"),
+    }.items():
         pins = (f"{package} @ {wheel(tmp_path, package)}" for package in packages)
         (locks / f"{name}.txt").write_text("\n".join(pins) + "\n")
     return root

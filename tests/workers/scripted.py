@@ -20,6 +20,7 @@ from common.hub import unpatched
 from common.queue import GENERATE
 from common.store import TaskStore
 from common.task import Claim, Result
+from common.tracing import OFF
 from tests.common.tasks import FAILURE, RESULT
 from workers.__main__ import main as run
 from workers.cancels import Cancels
@@ -84,6 +85,7 @@ def main(signs: Path) -> int:
         runner=runner,
         heartbeat=Heartbeat(store, worker, Cancels(connect(os.environ["REDIS_URL"]))),
         watchdog=app.conf[WATCHDOG_OPTION],
+        tracing=OFF,
         worker=worker,
     )
     app.task(name="tests.hide", ignore_result=True)(hide)
