@@ -190,7 +190,7 @@ def test_secrets_are_in_no_representation(name: str) -> None:
 
 
 def test_every_key_and_secret_is_a_secret() -> None:
-    private = "key|secret|password|token|auth"
+    private = "key|secret|password|token|auth|headers"
     assert {name for name in FIELDS if re.search(private, name)} == {*SECRETS}
 
 

@@ -51,6 +51,7 @@ class Client:
 
     def __init__(self, directory: Path, url: str) -> None:
         self.directory = directory
+        self._started: list[subprocess.Popen[str]] = []
         self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(directory),
@@ -61,7 +62,7 @@ class Client:
         }
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "ops.client", *arguments],
             cwd=self.directory,
             **{
@@ -73,6 +74,13 @@ class Client:
                 **options,
             },
         )
+        self._started.append(process)
+        return process
+
+    def clean_up(self) -> None:
+        for process in self._started:
+            process.kill()
+            process.communicate()
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
         """The exit code, what was said to stdout, and to stderr."""
@@ -97,8 +105,10 @@ class Client:
 
 
 @pytest.fixture
-def client(stack: Stack, tmp_path: Path) -> Client:
-    return Client(tmp_path, stack.url)
+def client(stack: Stack, tmp_path: Path) -> Iterator[Client]:
+    made = Client(tmp_path, stack.url)
+    yield made
+    made.clean_up()
 
 
 def submitted(process: subprocess.Popen[str]) -> str:
@@ -549,7 +559,7 @@ class Terminal:
         )
         os.close(theirs)
         self.shown = ""
-        self._reader = threading.Thread(target=self._read)
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
