@@ -9,7 +9,7 @@ import pytest
 from tests.docs.conftest import Checkout
 from tests.docs.documents import blocks, commands, read
 
-DOCUMENTS = ("README.md", "ops/API.md", "ops/OPERATING.md", "ops/PROVIDERS.md")
+DOCUMENTS = ("README.md", "ops/API.md", "ops/OPERATING.md", "ops/PROVIDERS.md", "ops/SECURITY.md")
 
 NOT_RUN = {
     "git clone <this repository> darkroom": "the address differs from reader to reader",
@@ -24,7 +24,7 @@ SERVE = ("-m workers worker",)  # commands that run until stopped; "ready." says
 # What a command has to say, by a part of it.
 PROMISED = {
     "--prompt": "1024x1024 PNG",
-    "darkroom generate": "snow-1.png\nsnow-2.png\nsummer.png\n",
+    "-o snow.png": "snow-1.png\nsnow-2.png\nsummer.png\n",
     "?wait=30": '"status":"completed"',
     "Prefer: wait=60": "/files/imgtask_",
     "/v1/models": '"object":"list"',
@@ -41,7 +41,13 @@ PROMISED = {
     "tasks show": "queue",
     "/v1/usage": '"object":"usage"',
     "/readyz": '"status":"ready"',
-    "/metrics": "darkroom_tasks_open",
+    "/metrics |": "darkroom_tasks_open",
+    "Bearer sk-wrong": '"code":"invalid_api_key"',
+    "ls -l data/api_key": "-rw-------",
+    "${picture}x": '"code":"invalid_signature"',
+    "169.254.169.254": "image_url leads to a private address",
+    "10.0.0.1": "webhook_url leads to a private address",
+    "203.0.113.7": '"code":"metrics_not_allowed"',
 }
 
 SHELL = [
