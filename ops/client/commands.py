@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.client.errors import ClientError, NotSaved, Refused, TaskFailed, Unreachable, WrongUse
+from ops.client.follow import follow
 from ops.client.pictures import Destination, file_format
 from ops.client.screen import FINAL, Screen, plain
 from ops.client.server import HOLD, File, Server
@@ -122,7 +123,7 @@ class Commands:
         return Result(models, models_table(models["data"]))
 
     def _finished(self, task: dict[str, Any], out: Destination | None) -> Result:
-        task = self._followed(task)
+        task = follow(self._server, self._screen, task)
         _require_completed(task)
         for missing in task.get("missing") or []:
             self._screen.tell(f"One picture is missing: {plain(missing.get('message'))}")
@@ -130,18 +131,6 @@ class Commands:
             return Result(task, [plain(entry.get("url") or "") for entry in task["data"]])
         files = [str(file) for file in out.save(task, self._server, self._screen)]
         return Result(task | {"files": files}, files)
-
-    def _followed(self, task: dict[str, Any]) -> dict[str, Any]:
-        """The task once it is over, shown on the way."""
-        task_id = str(task["id"])
-        self._screen.show(task)
-        while task["status"] not in FINAL:
-            asked = time.monotonic()
-            task = self._server.task(task_id, held=True)
-            self._screen.show(task)
-            if task["status"] not in FINAL:  # a busy server may not hold the answer
-                time.sleep(max(0.0, asked + HOLD - time.monotonic()))
-        return task
 
     @contextmanager
     def _resumable(self, task: dict[str, Any], options: argparse.Namespace) -> Iterator[None]:

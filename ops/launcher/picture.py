@@ -1,4 +1,4 @@
-"""One picture by the HTTP API, as any client would make it: submit, wait, download."""
+"""One picture, as `ops/darkroom` would make it: submit, wait, download, with the times of each."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ import re
 import sys
 import threading
 import time
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import requests
 from PIL import Image
-from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
 
+from ops.client.access import Access
+from ops.client.errors import ClientError
+from ops.client.follow import follow
+from ops.client.screen import Screen
+from ops.client.server import Server
 from ops.launcher.errors import LauncherError
 
 __all__ = ["Order", "make_pictures"]
 
+_PATIENCE = 12  # seconds in which the server may be away
 _SUFFIXES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",)}  # Pillow's names
 
 
@@ -84,23 +88,21 @@ def make_pictures(
     Raises LauncherError when the task fails, cannot be submitted or written.
     """
     clock = _Clock([("start", start_seconds)])
-    with requests.Session() as session:
-        session.headers["Authorization"] = f"Bearer {api_key}"
-        # Only what costs nothing is repeated.
-        retry = Retry(total=6, backoff_factor=0.2, status_forcelist=(502, 503, 504))
-        session.mount(address, HTTPAdapter(max_retries=retry))
-        try:
-            task = _answer(
-                session.post(f"{address}/v1/images/generations", json=order.body(), timeout=60)
-            )
-            clock.note("submit")
-            print(json.dumps(task, indent=2, ensure_ascii=False), flush=True)
-            task = _wait(session, address + task["poll_url"], cancelled)
-            clock.note("wait")
-            pictures = [_download(session, entry["url"]) for entry in task["data"]]
-        except requests.RequestException as error:
-            raise LauncherError(f"The API at {address} does not answer: {error}") from error
-        clock.note("download")
+    screen = Screen(sys.stderr)
+    access = Access(address, api_key, origin="DATA_DIR")
+    server = Server(access, patience=_PATIENCE, notice=screen.tell)
+    try:
+        task = server.submit(order.body(), (), name=str(uuid.uuid4()))
+        clock.note("submit")
+        print(json.dumps(task, indent=2, ensure_ascii=False), flush=True)
+        task = follow(server, screen, task, cancelled.is_set)
+        clock.note("wait")
+        if task["status"] != "completed":
+            raise LauncherError(_why_not(task))
+        pictures = [server.picture(entry["url"]) for entry in task["data"]]
+    except ClientError as error:
+        raise LauncherError(str(error)) from error
+    clock.note("download")
     for picture in pictures:
         _write(order, picture)
     origin = f"{order.model}, made by {task.get('provider') or 'an unnamed provider'}"
@@ -109,49 +111,11 @@ def make_pictures(
     print(f"{origin}\n{clock}", flush=True)
 
 
-def _answer(response: requests.Response) -> Any:
-    """The body of an answer that is no error. Raises LauncherError for the others."""
-    try:
-        body = response.json()
-    except requests.JSONDecodeError:
-        body = {}
-    if response.ok and body:
-        return body
-    error = body.get("error") or {}
-    message = error.get("message") or response.text[:300]
-    if near := error.get("did_you_mean"):
-        message += f" Did you mean {near}?"
-    raise LauncherError(f"{message} ({response.status_code} {error.get('code', '')})")
-
-
-def _wait(session: requests.Session, url: str, cancelled: threading.Event) -> Any:
-    started = time.monotonic()
-    shown = ""
-    while not cancelled.is_set():
-        task = _answer(session.get(url, params={"wait": 1}, timeout=60))
-        final = task["status"] in ("completed", "failed")
-        line = f"{task['status']} {task.get('progress', 0)} %"
-        if sys.stderr.isatty():
-            ending = "\n" if final else ""
-            text = f"\r{line}, {time.monotonic() - started:.0f} s \033[K"
-            print(text, end=ending, file=sys.stderr, flush=True)
-        elif line != shown:
-            print(line, file=sys.stderr, flush=True)
-        shown = line
-        if task["status"] == "completed":
-            return task
-        if final:
-            code = (task.get("error_detail") or {}).get("code", "failed")
-            raise LauncherError(f"The task failed: {task.get('error')} ({code})")
-    raise LauncherError("Interrupted.")
-
-
-def _download(session: requests.Session, url: str) -> bytes:
-    # The signature in the URL is all it takes; a store elsewhere must not see the key.
-    response = session.get(url, headers={"Authorization": None}, timeout=60)
-    if not response.ok:
-        raise LauncherError(f"The picture could not be loaded: {response.status_code} from {url}")
-    return response.content
+def _why_not(task: dict[str, Any]) -> str:
+    if task["status"] != "failed":
+        return "Interrupted."
+    code = (task.get("error_detail") or {}).get("code", "failed")
+    return f"The task failed: {task.get('error')} ({code})"
 
 
 def _write(order: Order, content: bytes) -> None:
