@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,7 +199,8 @@ def test_a_trace_goes_on_in_the_worker_that_takes_over(stack: Stack, collector: 
     (work,) = [span for span in spans if span.name == "work"]
     assert work.parent == submit.id
     assert work.about["attempt"] == 2
-    assert "call provider" not in {span.name for span in spans}  # bought by the one that died
+    # What the one that died had bought is not bought again.
+    assert "call provider" not in {span.name for span in spans if span.parent == work.id}
 
 
 def test_a_failure_is_told_by_its_class(stack: Stack, collector: Collector) -> None:
@@ -255,6 +257,29 @@ def test_no_prompt_and_no_key_is_told(stack: Stack, collector: Collector) -> Non
         assert secret.encode() not in collector.raw
 
 
+def test_what_is_said_in_the_env_file_holds_and_an_end_tells_the_rest(
+    collector: Collector, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(
+        f"OTEL_EXPORTER_OTLP_ENDPOINT={collector.url}\n"
+        "OTEL_EXPORTER_OTLP_HEADERS=x-collector-key=of-the-file\n"
+    )
+    code = """
+from common.settings import load_settings
+from common.tracing import make_tracing
+with make_tracing(load_settings(), "test").span("last words", parent=None):
+    pass
+"""
+
+    said = _python(code, directory=tmp_path)
+
+    assert said.returncode == 0, said.stderr
+    assert [span.name for span in collector.spans if span.service == "darkroom-test"] == [
+        "last words"
+    ]
+    assert collector.headers[-1] == "of-the-file"
+
+
 def test_nobody_waits_for_a_collector_that_is_away(stack: Stack) -> None:
     stack.kill("worker", signal.SIGTERM)
     away = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
@@ -290,8 +315,9 @@ def test_an_endpoint_without_the_packages_stops_the_start() -> None:
     assert "environment.py otel" in said.stderr
 
 
-def _python(code: str, **settings: str) -> subprocess.CompletedProcess[str]:
+def _python(code: str, directory: Path = ROOT, **settings: str) -> subprocess.CompletedProcess[str]:
     environment = {"REDIS_URL": "redis://127.0.0.1:9/0", "SANDBOX": "on", **settings}
+    environment["PYTHONPATH"] = str(ROOT)
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=directory, env=environment, capture_output=True, text=True
     )

@@ -256,6 +256,20 @@ def test_a_list_goes_on_over_pages(stack: Stack, client: Client) -> None:
     assert f"--after {wanted[1]}\n" in client.run("list", "--limit", "2", "-m", "sd-webui")[2]
 
 
+def test_a_page_on_which_nothing_fits_is_not_the_last(client: Client, scripted: Scripted) -> None:
+    task = {"id": "imgtask_1", "status": "failed", "data": []}
+    scripted.reset(
+        Reply({"object": "list", "data": [], "has_more": True, "last_id": "imgtask_9"}),
+        Reply({"object": "list", "data": [task], "has_more": False, "last_id": "imgtask_1"}),
+    )
+    client.environment["DARKROOM_URL"] = scripted.url
+
+    assert client.body("list", "--status", "failed")["data"] == [task]
+    first, second = (seen.path for seen in scripted.seen)
+    assert "after" not in first
+    assert "after=imgtask_9" in second and "status=failed" in second
+
+
 def test_a_task_can_be_cancelled_once_it_cannot(stack: Stack, client: Client) -> None:
     task = stack.submit("a fox sim:never_ready", "flux-schnell")
     stack.accepted(task)
