@@ -58,6 +58,44 @@ def tls_door(port: int, authority: Authority, *, name: str = "127.0.0.1") -> Ite
             process.kill()
 
 
+class Users:
+    """The users of ops/redis, with their files in `directory`; for Sentinels, where there are."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self._directory = directory
+        command = [sys.executable, "ops/redis/make_users.py", str(directory), *options]
+        subprocess.run(command, cwd=ROOT, check=True)
+
+    @property
+    def server_options(self) -> list[str]:
+        """For a server that has these users, and may become a replica of another."""
+        as_replica = ("--masteruser", "replica", "--masterauth", self.password("replica"))
+        return ["--aclfile", str(self._directory / "users.acl"), *as_replica]
+
+    @property
+    def sentinel_lines(self) -> str:
+        """For Sentinels that watch such servers."""
+        password = self.password("sentinel")
+        return f"sentinel auth-user {SERVICE} sentinel\nsentinel auth-pass {SERVICE} {password}\n"
+
+    def url(self, user: str) -> str:
+        return (self._directory / f"{user}.url").read_text()
+
+    def password(self, user: str) -> str:
+        """Of `health`, any will do."""
+        file = self._directory / f"{user}.password"
+        return file.read_text() if file.exists() else "any"
+
+    def client(self, user: str, port: int) -> Any:
+        return redis.Redis(
+            port=port,
+            username=user,
+            password=self.password(user),
+            decode_responses=True,
+            driver_info=None,
+        )
+
+
 class Watched:
     """A replica of the Valkey on port `primary`, and three Sentinels that watch both."""
 
@@ -67,12 +105,16 @@ class Watched:
         self.url = f"sentinel://{','.join(f'127.0.0.1:{p}' for p in self.sentinels)}/{SERVICE}/0"
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._directory = directory
+        self._users: Users | None = None
 
-    def start(self) -> None:
+    def start(self, users: Users) -> None:
+        """Start them for servers with these users, as whom the Sentinels come too."""
+        self._users = users
         of = ("--replicaof", "127.0.0.1", str(self.primary), "--repl-diskless-sync-delay", "0")
-        self._run(self.replica, *of, "--dir", str(self._directory))
-        with _client(self.replica) as replica:
-            until(lambda: replica.info("replication")["master_link_status"] == "up", "a replica")
+        self._run(self.replica, *of, "--dir", str(self._directory), *users.server_options)
+        replica = users.client("admin", self.replica)
+        until(lambda: replica.info("replication")["master_link_status"] == "up", "a replica")
+        close(replica)
         self.start_sentinels()
 
     def start_sentinels(self) -> None:
@@ -83,8 +125,11 @@ class Watched:
                 f"sentinel monitor {SERVICE} 127.0.0.1 {self.primary} 2\n"
                 f"sentinel down-after-milliseconds {SERVICE} 1000\n"
                 f"sentinel failover-timeout {SERVICE} 4000\n"
+                + (self._users.sentinel_lines if self._users else "")
             )
             self._run(port, str(file), "--sentinel")
+            with _client(port) as sentinel:
+                until(sentinel.ping, "a Sentinel")
 
     def wait_until_all_know_each_other(self) -> None:
         for port in self.sentinels:
@@ -111,8 +156,6 @@ class Watched:
             if "--sentinel" not in arguments:
                 command += ["--port", str(port), "--bind", "127.0.0.1", "--save", ""]
             self._processes[port] = subprocess.Popen(command, stdout=log, stderr=log)
-        with _client(port) as client:
-            until(client.ping, "a server")
 
 
 @contextlib.contextmanager
@@ -127,13 +170,3 @@ def _client(port: int) -> Iterator[Any]:
 def _knows_all(sentinel: Any) -> bool:
     state = sentinel.sentinel_masters()[SERVICE]
     return bool(state["num-other-sentinels"] == 2 and state["num-slaves"] == 1)
-
-
-@contextlib.contextmanager
-def watched(directory: Path, primary: int) -> Iterator[Watched]:
-    servers = Watched(directory, primary)
-    try:
-        servers.start()
-        yield servers
-    finally:
-        servers.stop()

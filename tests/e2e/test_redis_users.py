@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,39 +14,23 @@ import requests
 from tests.e2e.conftest import flower_workers
 from tests.e2e.test_webhooks import Receiver
 from tests.processes import until
-from tests.redis_places import Authority, tls_door
+from tests.redis_places import Authority, Users, tls_door
 from tests.stack import KEY, ROOT, Stack
 
 USERS = ("web", "worker", "beat", "flower")
 
 
-def make_users(directory: Path, *options: str) -> None:
-    command = [sys.executable, "ops/redis/make_users.py", str(directory), *options]
-    subprocess.run(command, cwd=ROOT, check=True)
-
-
 class Guarded:
     """A stack whose processes have users of their own, and clients with the same rights."""
 
-    def __init__(self, stack: Stack, secrets: Path, port: int) -> None:
-        self.stack, self._port, self._secrets = stack, port, secrets
+    def __init__(self, stack: Stack, users: Users, port: int) -> None:
+        self.stack, self.users, self._port = stack, users, port
         self._clients: list[redis.Redis] = []
 
     def user(self, name: str) -> Any:
-        file = self._secrets / f"{name}.password"
-        password = file.read_text() if file.exists() else "any"
-        client = redis.Redis(
-            port=self._port,
-            username=name,
-            password=password,
-            decode_responses=True,
-            driver_info=None,
-        )
+        client = self.users.client(name, self._port)
         self._clients.append(client)
         return client
-
-    def url(self, name: str) -> str:
-        return (self._secrets / f"{name}.url").read_text()
 
     def denials(self) -> list[str]:
         """What Redis refused to whom."""
@@ -65,18 +47,18 @@ class Guarded:
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     directory = tmp_path_factory.mktemp("users")
-    stack, secrets, authority = Stack(directory), directory / "secrets", Authority(directory)
+    stack, authority = Stack(directory), Authority(directory)
     port: int = stack.redis.connection_pool.connection_kwargs["port"]
     with tls_door(port, authority) as door:
         at = ("--scheme", "rediss", "--at", f"127.0.0.1:{door}")
-        make_users(secrets, *at, "--options", authority.options())
-        stack.commands["valkey"] += ["--aclfile", str(secrets / "users.acl")]
-        whole = Guarded(stack, secrets, port)
+        users = Users(directory / "secrets", *at, "--options", authority.options())
+        stack.commands["valkey"] += users.server_options
+        whole = Guarded(stack, users, port)
         try:
             stack.start("valkey", "sandbox")
             until(lambda: whole.user("health").ping(), "Valkey")
             for name in USERS:
-                stack.start(name, REDIS_URL=whole.url(name), WEBHOOK_PRIVATE_TARGETS="true")
+                stack.start(name, REDIS_URL=users.url(name), WEBHOOK_PRIVATE_TARGETS="true")
             stack.wait_until_ready()
             until(lambda: flower_workers(stack.flower_url), "Flower sees the worker")
             yield whole
@@ -104,7 +86,7 @@ def test_everybody_can_do_its_work(guarded: Guarded, tmp_path: Path) -> None:
         lost = stack.submit("its worker dies sim:never_ready@poll*9")
         stack_knows(guarded, lost)
         stack.kill("worker")
-        stack.start("worker.2", REDIS_URL=guarded.url("worker"))
+        stack.start("worker.2", REDIS_URL=guarded.users.url("worker"))
         after = stack.finished(lost)
         metrics = stack.get("/metrics").text
         until(lambda: len(flower_workers(stack.flower_url)) == 2, "Flower sees the new worker")
