@@ -9,6 +9,7 @@ from flask import Flask
 from api.app import create_app
 from common.errors import ConfigurationError
 from common.logging import configure
+from common.redis_check import check_redis
 from common.settings import load_settings
 
 __all__ = ["app"]
@@ -21,6 +22,7 @@ def _make() -> Flask:
     try:
         settings = load_settings()
         configure(settings.log_level, settings.log_format)
+        check_redis(settings.shared_redis_url)
         return create_app(settings)
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")

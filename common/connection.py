@@ -15,11 +15,18 @@ from typing import Any
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis.sentinel import (
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
 
 from common.errors import StoreUnavailable
 from common.hub import at_most, unpatched
+from common.redis_url import RedisUrl
 
-__all__ = ["allow_redis", "connect", "store_errors"]
+__all__ = ["allow_redis", "connect", "sentinel_options", "store_errors"]
 
 
 def connect(url: str, *, connections: int = 64, timeout: float = 2) -> redis.Redis:
@@ -29,21 +36,48 @@ def connect(url: str, *, connections: int = 64, timeout: float = 2) -> redis.Red
     own pool raises at its cap instead of waiting, and its client repeats commands ten times by
     default.
     """
-    pool = _Pool.from_url(
-        url,
-        max_connections=connections,
-        timeout=timeout,
-        socket_timeout=timeout,
-        socket_connect_timeout=min(1, timeout),
-        socket_keepalive=True,
-        health_check_interval=25,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=True,
+    where = RedisUrl.parse(url)
+    options: dict[str, Any] = {
+        **where.login,
+        **(where.tls or {}),
+        "db": where.db,
+        "max_connections": connections,
+        "timeout": timeout,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": min(1, timeout),
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+        "retry": Retry(NoBackoff(), 0),
+        "decode_responses": True,
         # A connection greets with nothing: every word of a greeting would be a round trip.
-        protocol=2,
-        driver_info=None,
-    )
+        "protocol": 2,
+        "driver_info": None,
+    }
+    secure = where.tls is not None
+    pool: redis.ConnectionPool
+    if where.service:
+        managed = SentinelManagedSSLConnection if secure else SentinelManagedConnection
+        asked: Any = {"sentinel_kwargs": sentinel_options(where, timeout)}
+        sentinel = Sentinel(where.hosts, **asked)  # type: ignore[no-untyped-call]
+        options |= {"service_name": where.service, "sentinel_manager": sentinel}
+        pool = _SentinelPool(connection_class=managed, **options)  # type: ignore[no-untyped-call]
+    else:
+        ((host, port),) = where.hosts
+        kind = redis.SSLConnection if secure else redis.Connection
+        pool = _Pool(connection_class=kind, host=host, port=port, **options)  # type: ignore[no-untyped-call]
     return _Client(connection_pool=pool)
+
+
+def sentinel_options(where: RedisUrl, timeout: float) -> dict[str, Any]:
+    """How the Sentinels of a URL are asked, in redis-py's words: each for `timeout` seconds at most
+    and once. redis-py itself would ask a dead one again and again before it asks the next."""
+    return {
+        **where.sentinel_login,
+        **({"ssl": True, **where.tls} if where.tls is not None else {}),
+        "socket_timeout": timeout,
+        "socket_connect_timeout": min(1, timeout),
+        "retry": Retry(NoBackoff(), 0),
+    }
 
 
 class _Pool(redis.BlockingConnectionPool):
@@ -76,6 +110,11 @@ class _Pool(redis.BlockingConnectionPool):
             connection = None
         with contextlib.suppress(queue.Full):
             self.pool.put_nowait(connection)
+
+
+class _SentinelPool(SentinelConnectionPool, _Pool):
+    """The same for a service of Sentinels: a new connection asks them where the primary is, and one
+    to a server that is it no longer is not lent again."""
 
 
 class _Client(redis.Redis):

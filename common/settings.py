@@ -17,6 +17,7 @@ from pydantic import Field, SecretStr, StringConstraints, ValidationError, field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.errors import ConfigurationError
+from common.redis_url import RedisUrl
 
 __all__ = [
     "PROVIDERS_BY_OPERATION",
@@ -30,6 +31,7 @@ __all__ = [
 _HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+(/\S*)?$")]
 _OptionalHttpUrl = Annotated[str, StringConstraints(pattern=r"^(https?://[^\s/]+(/\S*)?)?$")]
 _Numbers = Annotated[str, StringConstraints(pattern=r"^(\d+(\.\d+)?(,\d+(\.\d+)?)*)?$")]
+_SECRETS = Path("/run/secrets")
 _Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -118,10 +120,12 @@ class Settings(BaseSettings):
     flower_read_only: bool = Field(
         True, description="Flower only shows. false: it may end tasks and stop workers as well."
     )
-    redis_url: Annotated[str, StringConstraints(pattern=r"^(rediss?://\S+)?$")] = Field(
+    redis_url: str = Field(
         "",
-        description="Redis or Valkey that all processes share: redis:// or rediss://. "
-        "Empty: ops/run starts an embedded one.",
+        description="Redis or Valkey that all processes share: redis://user:password@host:6379/0, "
+        "or sentinel://host:26379,host:26379/service/0; rediss:// and sentinels:// for TLS, with "
+        "?ssl_ca_certs=FILE&ssl_certfile=FILE&ssl_keyfile=FILE. Empty: ops/run starts an embedded "
+        "one.",
     )
     data_dir: Path = Field(
         Path("data"), description="Directory of the embedded Valkey, the images and the first key."
@@ -380,6 +384,13 @@ class Settings(BaseSettings):
         description="Headers for it, such as a key: name=value, several with commas between.",
     )
 
+    @field_validator("redis_url")
+    @classmethod
+    def _usable_redis_url(cls, url: str) -> str:
+        if url:
+            RedisUrl.parse(url)
+        return url
+
     @field_validator("bootstrap_api_key")
     @classmethod
     def _usable_key(cls, key: SecretStr) -> SecretStr:
@@ -459,12 +470,16 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the settings from the environment and `.env`; `overrides` win over both.
+    """Read the settings from the environment, `.env` and `/run/secrets`; `overrides` win over all.
+
+    A file of `/run/secrets`, where Docker and Podman put secrets, has the name of its setting, such
+    as `redis_url`; the environment and `.env` win over it.
 
     Raises ConfigurationError with one line per bad variable, naming it.
     """
+    secrets: dict[str, Any] = {"_secrets_dir": _SECRETS} if _SECRETS.is_dir() else {}
     try:
-        return Settings(**overrides)
+        return Settings(**secrets, **overrides)
     except ValidationError as error:
         raise ConfigurationError("\n".join(map(_complaint, error.errors()))) from None
 
@@ -482,7 +497,8 @@ def env_example() -> str:
     """The text of `ops/env.example`: every variable with its meaning and default."""
     lines = [
         "# Every setting of Darkroom, with its default. Copy to .env and change what you need,",
-        "# or set them in the environment, which wins. Made by: python -m common.settings",
+        "# or set them in the environment, which wins, or as files such as /run/secrets/redis_url.",
+        "# Made by: python -m common.settings",
     ]
     for name, field in Settings.model_fields.items():
         default = field.default

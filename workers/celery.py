@@ -15,7 +15,7 @@ from kombu import Connection, Queue
 
 from common.backend import STORE_OPTION, TRACING_OPTION, backend_url
 from common.catalog import Catalog
-from common.connection import connect
+from common.connection import connect, sentinel_options
 from common.errors import ConfigurationError
 from common.file_signer import FileSigner
 from common.liveness import Liveness
@@ -23,6 +23,8 @@ from common.logging import begin_lines, configure, end_lines
 from common.outbox import Outbox, WebhookSecrets
 from common.pictures import ImageLimits
 from common.queue import queue_for
+from common.redis_check import check_redis
+from common.redis_url import RedisUrl
 from common.settings import Settings, load_settings
 from common.storage import ImageStorage
 from common.store import TaskStore
@@ -160,9 +162,10 @@ def make_app(settings: Settings) -> Celery:
 
 def _configuration(settings: Settings, catalog: Catalog) -> dict[str, Any]:
     """Why these values: `ops/ARCHITECTURE.md`, "Celery's settings"."""
+    where = RedisUrl.parse(settings.shared_redis_url)
     names = [queue_for(provider) for provider in sorted(catalog.providers())]
     return {
-        "broker_url": settings.redis_url,
+        **where.broker(),
         "broker_connection_timeout": 1,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -178,6 +181,9 @@ def _configuration(settings: Settings, catalog: Catalog) -> dict[str, Any]:
             # limit would refuse the note.
             "ack_emulation": False,
             "max_retries": 1,
+            # Of a service that Sentinels watch; without one they mean nothing.
+            "master_name": where.service,
+            "sentinel_kwargs": sentinel_options(where, timeout=1),
         },
         # A message is a hint and the record redelivers: late acknowledgement would double work on
         # every broken connection, and ends Celery 5.7 workers when Redis restarts.
@@ -209,6 +215,8 @@ def _configuration(settings: Settings, catalog: Catalog) -> dict[str, Any]:
 
 
 try:
-    app = make_app(load_settings())
+    _settings = load_settings()
+    check_redis(_settings.shared_redis_url)
+    app = make_app(_settings)
 except ConfigurationError as error:
     sys.exit(f"{error}")

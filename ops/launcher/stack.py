@@ -18,6 +18,7 @@ from common.connection import connect
 from common.errors import DarkroomError
 from common.keys import KeyStore
 from common.liveness import Liveness
+from common.redis_check import check_redis
 from common.settings import Settings
 from ops.launcher.data import DataDirectory, Running
 from ops.launcher.errors import LauncherError
@@ -92,6 +93,8 @@ class Stack:
                     keep_open=(self._data.lock_fd,),
                 ),
             )
+        else:
+            check_redis(self.redis_url)
         self._redis = connect(self.redis_url)
         await self._wait_for([_Probe("valkey", self._ping)])
         self.api_key = self._register_key()
