@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["at_most", "off_the_hub", "unpatched"]
+__all__ = ["Threads", "at_most", "off_the_hub", "unpatched"]
 
 T = TypeVar("T")
 
@@ -25,6 +25,33 @@ def off_the_hub(action: Callable[[], T]) -> T:
 
     result: T = get_hub().threadpool.apply(action)
     return result
+
+
+class Threads:
+    """`off_the_hub` with `most` real threads of its own, for what may stand still for long.
+
+    All else that goes past the loop, the resolver of names included, shares few threads; were they
+    taken, the whole process would wait.
+    """
+
+    def __init__(self, most: int, *, patience: float) -> None:
+        self._most = most
+        self._patience = patience
+        self._pool: Any = None
+
+    def run(self, action: Callable[[], T]) -> T:
+        """The result of `action`. Raises TimeoutError when no thread gets free within `patience`
+        seconds."""
+        if not _on_gevent():
+            return action()
+        if self._pool is None:
+            from gevent.threadpool import ThreadPool
+
+            self._pool = ThreadPool(self._most)
+        with at_most(self._patience):
+            result = self._pool.spawn(action)
+        value: T = result.get()
+        return value
 
 
 @contextlib.contextmanager
