@@ -23,7 +23,7 @@ def off_the_hub(action: Callable[[], T]) -> T:
         return action()
     from gevent import get_hub
 
-    result: T = get_hub().threadpool.apply(action)
+    result: T = _result(get_hub().threadpool.apply(_outcome, (action,)))
     return result
 
 
@@ -49,9 +49,9 @@ class Threads:
 
             self._pool = ThreadPool(self._most)
         with at_most(self._patience):
-            result = self._pool.spawn(action)
-        value: T = result.get()
-        return value
+            outcome = self._pool.spawn(_outcome, action)
+        result: T = _result(outcome.get())
+        return result
 
 
 @contextlib.contextmanager
@@ -87,6 +87,22 @@ def unpatched(module: str, name: str) -> Any:
     if monkey is not None:
         return monkey.get_original(module, name)
     return getattr(importlib.import_module(module), name)
+
+
+def _outcome(action: Callable[[], T]) -> tuple[T, None] | tuple[None, Exception]:
+    """What `action` returns or raises: gevent prints whatever leaves one of its threads by an
+    exception, however well it is expected by who waits for it."""
+    try:
+        return action(), None
+    except Exception as error:  # noqa: BLE001 - to be raised where it is waited for
+        return None, error
+
+
+def _result(outcome: Any) -> Any:
+    value, error = outcome
+    if error is not None:
+        raise error
+    return value
 
 
 def _on_gevent() -> bool:
