@@ -96,13 +96,16 @@ class Bucket:
         return deleted + len(old)
 
     def check(self) -> None:
-        """Store, read and delete a probe, and sign an address if that is going to be done.
+        """Look for a probe, store, read and delete it; and sign an address, if any are going to be.
 
         Raises ConfigurationError when the provider refuses; BaseError when it cannot be reached.
         """
         store = _open(self._url, seconds=self._PROBE_SECONDS, retries=1)
         probe = f"{PROBE}/{secrets.token_hex(8)}"
         with self._blaming("STORAGE_URL", ""):
+            # Who may not list is told that what is not there is forbidden: it could mean anything.
+            with contextlib.suppress(NotFoundError, FileNotFoundError):
+                obstore.get(store, probe)
             obstore.put(store, probe, b"probe")
             obstore.get(store, probe).bytes()
             obstore.delete(store, probe)

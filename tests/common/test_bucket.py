@@ -243,6 +243,7 @@ class Listener(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Answer)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.asked: list[tuple[str, str, dict[str, str]]] = []
+        self.got = 200  # the status of what is asked for
 
 
 _DELETED = b"""--batch\r
@@ -264,7 +265,7 @@ class _Answer(http.server.BaseHTTPRequestHandler):
         self._answer(201)
 
     def do_GET(self) -> None:
-        self._answer(200, b"picture")
+        self._answer(self.server.got, b"picture")
 
     def do_DELETE(self) -> None:
         self._answer(204)
@@ -322,6 +323,20 @@ def azure(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> Listener:
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
     monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", listener.url)
     return listener
+
+
+def test_without_the_right_to_list_a_bucket_cannot_be_used(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ObjectStore(Path("/nonexistent")).settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", listener.url)
+    listener.got = 403
+
+    with pytest.raises(ConfigurationError, match=r"^STORAGE_URL: .* GET .* 403 Forbidden"):
+        ImageStorage.open(URL).check()
+
+    assert [method for method, _, _ in listener.asked] == ["GET"]
 
 
 def test_google_is_told_what_a_picture_is_and_signs(google: Listener) -> None:
