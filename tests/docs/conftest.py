@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,10 @@ class Checkout:
     @property
     def redis_url(self) -> str:
         return str(json.loads((self.directory / "data" / "run.json").read_text())["redis_url"])
+
+    def connected(self) -> Checkout:
+        """As for somebody who has set REDIS_URL."""
+        return replace(self, environment=self.environment | {"REDIS_URL": self.redis_url})
 
     @property
     def key_to_revoke(self) -> str:

@@ -46,7 +46,7 @@ def test_every_supervisor_gives_a_worker_the_same_time_to_stop(
 ) -> None:
     assert services["worker"]["stop_grace_period"] == f"{GRACE}s"
     assert deployments["worker"]["terminationGracePeriodSeconds"] == GRACE
-    for document in ("Procfile", "README.md"):
+    for document in ("Procfile", "ops/OPERATING.md"):
         text = (ROOT / document).read_text("utf-8")
         assert f"TimeoutStopSec={GRACE}" in text, document
         assert "Restart=always" in text, document
