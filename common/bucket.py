@@ -48,6 +48,7 @@ class Bucket:
 
     def __init__(self, url: str, redirect: Redirect) -> None:
         """Raises BaseError or ValueError when `url`, or a variable of the provider, is wrong."""
+        self.leads_on = redirect != "off"
         self._url = url
         self._redirect = redirect
         self._store = _open(url, seconds=self._SECONDS, retries=2)
@@ -70,8 +71,6 @@ class Bucket:
                     obstore.delete(self._store, name)
 
     def address(self, name: str, method: Method, seconds: int) -> str | None:
-        if self._redirect == "off":
-            return None
         address = self._sign(name, method, seconds)
         # What answers without TLS is, for the most part, in a network that browsers are not in.
         return address if self._redirect == "on" or address.startswith("https://") else None
@@ -109,7 +108,7 @@ class Bucket:
             obstore.put(store, probe, b"probe")
             obstore.get(store, probe).bytes()
             obstore.delete(store, probe)
-        if self._redirect != "off":
+        if self.leads_on:
             advice = "; STORAGE_REDIRECT=off does without signed addresses"
             with self._blaming("STORAGE_REDIRECT", advice):
                 obstore.sign(store, "GET", probe, datetime.timedelta(seconds=1))

@@ -95,6 +95,8 @@ class ImageStorage:
         None when it is not to be asked by clients, or is a directory. Whether there is an image of
         that name is not looked at.
         """
+        if not self._place.leads_on:
+            return None
         return self._do(lambda: self._place.address(name, method, seconds))
 
     def origin(self) -> str:
@@ -133,7 +135,12 @@ class ImageStorage:
 
 
 class _Place(Protocol):
-    """What images are kept in. `limit` is in Unix seconds; `is_ours` tells by a folder's name."""
+    """What images are kept in. `limit` is in Unix seconds; `is_ours` tells by a folder's name.
+
+    `leads_on`: whether it may have addresses of its own to give.
+    """
+
+    leads_on: bool
 
     def check(self) -> None: ...
     def put(self, name: str, data: bytes) -> None: ...
@@ -151,6 +158,8 @@ class _Directory:
     never stands for half a picture, whenever process or machine may die. (obstore's own store of
     files renames, but leaves it to the system when the bytes reach the disk.)
     """
+
+    leads_on = False
 
     def __init__(self, root: Path) -> None:
         self._root = root

@@ -268,7 +268,7 @@ class _Answer(http.server.BaseHTTPRequestHandler):
         self._answer(self.server.got, b"picture")
 
     def do_DELETE(self) -> None:
-        self._answer(204)
+        self._answer(404 if self.path.endswith("missing") else 204)
 
     def do_POST(self) -> None:
         """Of Azure: delete all that is named in the body, here one."""
@@ -354,6 +354,13 @@ def test_google_is_told_what_a_picture_is_and_signs(google: Listener) -> None:
     assert headers["cache-control"] == "private, max-age=300, immutable"
     assert url.path == "/pictures/darkroom/task/0.png"
     assert parse_qs(url.query)["X-Goog-Expires"] == ["60"]
+
+
+def test_google_deletes_the_others_when_one_is_not_there(google: Listener) -> None:
+    ImageStorage.open("gs://pictures").delete("missing", *map(str, range(30)), "missing")
+
+    deleted = {path for method, path, _ in google.asked if method == "DELETE"}
+    assert {f"/pictures/{number}" for number in range(30)} <= deleted
 
 
 def test_azure_is_told_what_a_picture_is_and_signs(
