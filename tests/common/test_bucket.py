@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -178,9 +179,10 @@ def test_what_a_task_has_stored_goes_together(open_: Open) -> None:
 @needs_object_store
 def test_more_than_a_page_is_deleted(open_: Open, server: ObjectStore) -> None:
     storage, bucket = open_(f"s3://{BUCKET}/pages"), server.bucket()
-    for task in [new_task_id() for _ in range(350)]:
-        for n in range(3):
-            obstore.put(bucket, f"pages/{task}/{n}.png", b"picture")
+    tasks = [new_task_id() for _ in range(350)]
+    names = [f"pages/{task}/{n}.png" for task in tasks for n in range(3)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda name: obstore.put(bucket, name, b"picture"), names))
 
     assert storage.delete_older_than(-HOUR) == 1050
     assert not [meta for page in obstore.list(bucket, "pages") for meta in page]
