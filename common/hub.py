@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -37,6 +38,7 @@ class Threads:
     def __init__(self, most: int, *, patience: float) -> None:
         self._most = most
         self._patience = patience
+        self._free = threading.BoundedSemaphore(most)  # the pool itself would take one more
         self._pool: Any = None
 
     def run(self, action: Callable[[], T]) -> T:
@@ -48,9 +50,12 @@ class Threads:
             from gevent.threadpool import ThreadPool
 
             self._pool = ThreadPool(self._most)
-        with at_most(self._patience):
-            outcome = self._pool.spawn(_outcome, action)
-        result: T = _result(outcome.get())
+        if not self._free.acquire(timeout=self._patience):
+            raise TimeoutError("no thread got free in time")
+        try:
+            result: T = _result(self._pool.apply(_outcome, (action,)))
+        finally:
+            self._free.release()
         return result
 
 
