@@ -67,7 +67,7 @@ def create_app(settings: Settings) -> Flask:
     client = connect(settings.shared_redis_url, connections=256)
     store = TaskStore.of(client, settings)
     keys = KeyStore(client)
-    storage = ImageStorage.open(settings.images_url)
+    storage = ImageStorage.open(settings.images_url, redirect=settings.storage_redirect)
     signer = FileSigner(client, settings.signing_secret.get_secret_value())
 
     def base_url() -> str:
@@ -86,6 +86,7 @@ def create_app(settings: Settings) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.extensions["waiting"] = waiting
+    app.extensions["storage"] = storage
     request_log.init_app(app, counts)
     errors.init_app(app)
     app.before_request(lambda: allow_redis(REDIS_SECONDS))
@@ -142,7 +143,7 @@ def create_app(settings: Settings) -> Flask:
     )
     app.register_blueprint(openapi.make_blueprint(app))
     app.register_blueprint(llms.make_blueprint(app, catalog, providers, base_url))
-    app.register_blueprint(playground.make_blueprint(VERSION))
+    app.register_blueprint(playground.make_blueprint(VERSION, storage.origin))
     app.cli.add_command(make_commands(keys, WebhookSecrets(client), store, catalog))
     app.cli.add_command(make_task_commands(store))
     return app

@@ -41,7 +41,7 @@ curl -sS {base}/v1/images/generations -H "Authorization: Bearer $DARKROOM_API_KE
 - Poll `{base}` + `poll_url`; `?wait=N` (up to 60 seconds) holds the answer. Polling is not limited.
 - `status` is one of {statuses}; it never goes back, and `completed` and `failed` are final.
 - Completed: `data[i].url` loads without a key until `expires_at` (Unix seconds); with
-  `&thumbnail=256` behind it, it is smaller. Failed: `error` is a sentence, `error_detail` has
+  `&thumbnail=256` behind it, it is a small WebP. Failed: `error` is a sentence, `error_detail` has
   `code`, `retryable` and `billed` ("no", "yes" or "unknown").
 - To repeat a submit safely, send the same `Idempotency-Key` with the same body: it is one task.
 

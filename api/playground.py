@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from flask import Blueprint, Response, jsonify, request, send_from_directory
@@ -10,15 +11,14 @@ __all__ = ["make_blueprint"]
 
 _FILES = Path(__file__).parent / "static"
 
-# Nothing inline, nothing from elsewhere, in nobody's frame. Pictures are loaded from this host;
-# `data:` is for those that a task was asked to give in Base64.
+# Nothing inline, nothing from elsewhere, in nobody's frame. Pictures are loaded from this host, or
+# from the bucket that it leads to; `data:` is for those that were asked for in Base64.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'"
+    "img-src 'self' data: blob:{bucket}; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
 _HEADERS = {
-    "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",  # the address of a page must not tell where a key was used
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -26,8 +26,11 @@ _HEADERS = {
 }
 
 
-def make_blueprint(version: str) -> Blueprint:
-    """`GET /`: the page for whoever prefers HTML, a few words in JSON for others; and its files."""
+def make_blueprint(version: str, bucket: Callable[[], str]) -> Blueprint:
+    """`GET /`: the page for whoever prefers HTML, a few words in JSON for others; and its files.
+
+    `bucket` gives the origin that addresses of images lead to, empty where they do not.
+    """
     bp = Blueprint("playground", __name__, static_folder=str(_FILES), static_url_path="/playground")
 
     @bp.get("/")
@@ -52,6 +55,9 @@ def make_blueprint(version: str) -> Blueprint:
     @bp.after_request
     def guard(response: Response) -> Response:
         response.headers.update(_HEADERS)
+        origin = bucket()
+        policy = _POLICY.format(bucket=f" {origin}" if origin else "")
+        response.headers["Content-Security-Policy"] = policy
         return response
 
     return bp

@@ -1030,7 +1030,12 @@ class FileQuery(_Parameters):
     signature: str | None = Field(None, description="Part of the signed address.")
     thumbnail: str | None = Field(
         None,
-        description="Longest side in pixels.",
+        description="As WebP, with this as the longest side in pixels, if the image is larger.",
         examples=[256],
         json_schema_extra=_as(type="integer", minimum=16, maximum=1024),
+    )
+    download: str | None = Field(
+        None,
+        description="As an attachment, for browsers to save, and never by a redirect.",
+        json_schema_extra=_as(type="string", enum=["1"]),
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["at_most", "off_the_hub", "unpatched"]
+__all__ = ["Threads", "at_most", "off_the_hub", "unpatched"]
 
 T = TypeVar("T")
 
@@ -23,8 +24,39 @@ def off_the_hub(action: Callable[[], T]) -> T:
         return action()
     from gevent import get_hub
 
-    result: T = get_hub().threadpool.apply(action)
+    result: T = _result(get_hub().threadpool.apply(_outcome, (action,)))
     return result
+
+
+class Threads:
+    """`off_the_hub` with `most` real threads of its own, for what may stand still for long.
+
+    All else that goes past the loop, the resolver of names included, shares few threads; were they
+    taken, the whole process would wait.
+    """
+
+    def __init__(self, most: int, *, patience: float) -> None:
+        self._most = most
+        self._patience = patience
+        self._free = threading.BoundedSemaphore(most)  # the pool itself would take one more
+        self._pool: Any = None
+
+    def run(self, action: Callable[[], T]) -> T:
+        """The result of `action`. Raises TimeoutError when no thread gets free within `patience`
+        seconds."""
+        if not _on_gevent():
+            return action()
+        if self._pool is None:
+            from gevent.threadpool import ThreadPool
+
+            self._pool = ThreadPool(self._most)
+        if not self._free.acquire(timeout=self._patience):
+            raise TimeoutError("no thread got free in time")
+        try:
+            result: T = _result(self._pool.apply(_outcome, (action,)))
+        finally:
+            self._free.release()
+        return result
 
 
 @contextlib.contextmanager
@@ -60,6 +92,22 @@ def unpatched(module: str, name: str) -> Any:
     if monkey is not None:
         return monkey.get_original(module, name)
     return getattr(importlib.import_module(module), name)
+
+
+def _outcome(action: Callable[[], T]) -> tuple[T, None] | tuple[None, Exception]:
+    """What `action` returns or raises: gevent prints whatever leaves one of its threads by an
+    exception, however well it is expected by who waits for it."""
+    try:
+        return action(), None
+    except Exception as error:  # noqa: BLE001 - to be raised where it is waited for
+        return None, error
+
+
+def _result(outcome: Any) -> Any:
+    value, error = outcome
+    if error is not None:
+        raise error
+    return value
 
 
 def _on_gevent() -> bool:

@@ -137,6 +137,13 @@ class Settings(BaseSettings):
             "Empty: DATA_DIR/images. Needs to be the same for every web and worker.",
         )
     )
+    storage_redirect: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Addresses of images lead on to the bucket, by presigned addresses of a few "
+        "minutes. auto: if the bucket answers under https; on: always; off: the front end passes "
+        "the images through, as for a bucket that clients cannot reach. Of no account for a "
+        "directory.",
+    )
     disk_reserve_mb: int = Field(
         200,
         ge=0,

@@ -1,7 +1,8 @@
 """Where verified images are kept: a directory, or a bucket of S3, Google or Azure.
 
-Names are chosen by us (`<task id>/<index>.<format>`, and `<task id>/input-<index>.<format>` for
-what a task starts from), so that storing a picture again overwrites it with itself.
+Names are chosen by us, so that storing a picture again overwrites it with itself:
+`<task id>/<index>.<format>`, `<task id>/input-<index>.<format>` for what a task starts from, and
+`<name>.<side>.webp` for a thumbnail that is kept.
 """
 
 from __future__ import annotations
@@ -12,27 +13,29 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
-import obstore
-from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import ObjectStore, from_url
+from obstore.exceptions import BaseError
 
+from common.bucket import PROBE, Bucket, Method, Redirect
 from common.errors import ConfigurationError, StoreUnavailable
-from common.hub import off_the_hub
-
-if TYPE_CHECKING:  # obstore has these names for type checkers only
-    from obstore.store import ClientConfig, RetryConfig
+from common.hub import Threads, off_the_hub
+from common.logging import get_logger
+from common.task import is_task_id
 
 __all__ = ["ImageStorage"]
 
 T = TypeVar("T")
 
+log = get_logger(__name__)
+
 _DRAFT = ".part"
 _DRAFT_SECONDS = 3600.0  # no picture takes this long to write: whoever wrote it is dead
+_AT_A_TIME = 32  # calls of a process that runs on gevent; each may wait for a minute
+_TURN_SECONDS = 10.0  # for one of them to come to an end
 
 
 class ImageStorage:
@@ -43,27 +46,36 @@ class ImageStorage:
 
     def __init__(self, place: _Place) -> None:
         self._place = place
+        self._origin: str | None = None
+        # Of its own: in a store that stands still they are taken, and others must not wait for it.
+        self._threads = Threads(_AT_A_TIME, patience=_TURN_SECONDS)
 
     @classmethod
-    def open(cls, url: str) -> ImageStorage:
+    def open(cls, url: str, *, redirect: Redirect = "off") -> ImageStorage:
         """The store at `url`: file:///directory, s3://…, gs://… or az://….
 
+        `redirect`: whether a bucket gives addresses of its own; `auto`: if they are https.
         Credentials of buckets come from the usual variables of their provider. Raises
-        ConfigurationError when the URL is wrong or the directory cannot be written.
+        ConfigurationError when the URL is wrong or the directory cannot be written. No bucket is
+        asked for anything: that is for `check`.
         """
         try:
             if url.startswith("file://"):
                 return cls(_Directory(Path(unquote(urlsplit(url).path))))
-            # http only where somebody's AWS_ENDPOINT_URL says so: a store in their own network.
-            client: ClientConfig = {
-                "timeout": "30s",
-                "connect_timeout": "3s",
-                "allow_http": True,
-            }
-            retry: RetryConfig = {"max_retries": 2, "retry_timeout": datetime.timedelta(seconds=20)}
-            return cls(_Bucket(from_url(url, client_options=client, retry_config=retry)))
+            return cls(Bucket(url, redirect))
         except (OSError, BaseError, ValueError) as error:
             raise ConfigurationError(f"STORAGE_URL or DATA_DIR: {url}: {error}") from error
+
+    def check(self) -> None:
+        """See that a bucket can be used: it costs a probe stored, read and deleted.
+
+        Raises ConfigurationError when the provider refuses. One that cannot be reached is no
+        reason not to start: it is told in the log.
+        """
+        try:
+            self._threads.run(self._place.check)
+        except (OSError, BaseError) as error:
+            log.warning("the image store could not be checked", reason=_in_short(error))
 
     def put(self, name: str, data: bytes) -> None:
         """Store `data` under `name`, whole or not at all, and so that it outlives the machine."""
@@ -75,12 +87,25 @@ class ImageStorage:
 
     def delete(self, *names: str) -> None:
         """Delete images; one that is not there is none to delete."""
+        self._do(lambda: self._place.delete(*names))
 
-        def delete() -> None:
-            for name in names:
-                self._place.delete(name)
+    def address(self, name: str, method: Method, seconds: int) -> str | None:
+        """Where the bucket itself answers a request of `method` for an image, for so long.
 
-        self._do(delete)
+        None when it is not to be asked by clients, or is a directory. Whether there is an image of
+        that name is not looked at.
+        """
+        if not self._place.leads_on:
+            return None
+        return self._do(lambda: self._place.address(name, method, seconds))
+
+    def origin(self) -> str:
+        """Scheme and host of what `address` gives; empty when it gives none, or it is not known."""
+        with contextlib.suppress(StoreUnavailable):
+            if self._origin is None:
+                url = urlsplit(self.address("origin", "GET", 1) or "")
+                self._origin = f"{url.scheme}://{url.netloc}" if url.netloc else ""
+        return self._origin or ""
 
     def has_room(self, reserve: int) -> bool:
         """Whether a directory can be written, with `reserve` bytes to spare. Buckets always can."""
@@ -93,27 +118,37 @@ class ImageStorage:
         return off_the_hub(look)
 
     def delete_older_than(self, age: datetime.timedelta) -> int:
-        """Delete what was stored more than `age` ago; returns how many images went.
+        """Delete all of a task whose first image was stored more than `age` ago.
 
-        What writers that died left half written goes as well.
+        Returns how many images went. What writers that died left half written goes as well, and
+        nothing that Darkroom has not stored.
         """
-        return self._do(lambda: self._place.delete_before(time.time() - age.total_seconds()))
+        limit = time.time() - age.total_seconds()
+        # Not in a thread of `_threads`: only the sweep does this, it has no event loop, and it
+        # takes as long as the store is large.
+        with _reported():
+            return self._place.delete_before(limit, _is_ours)
 
     def _do(self, action: Callable[[], T]) -> T:
-        try:
-            return off_the_hub(action)
-        except (OSError, BaseError) as error:
-            raise StoreUnavailable("The image store cannot be reached or is full.") from error
+        with _reported():
+            return self._threads.run(action)
 
 
 class _Place(Protocol):
-    """What images are kept in. `limit` is in Unix seconds."""
+    """What images are kept in. `limit` is in Unix seconds; `is_ours` tells by a folder's name.
 
+    `leads_on`: whether it may have addresses of its own to give.
+    """
+
+    leads_on: bool
+
+    def check(self) -> None: ...
     def put(self, name: str, data: bytes) -> None: ...
     def get(self, name: str) -> bytes | None: ...
-    def delete(self, name: str) -> None: ...
+    def delete(self, *names: str) -> None: ...
+    def address(self, name: str, method: Method, seconds: int) -> str | None: ...
     def has_room(self, reserve: int) -> bool: ...
-    def delete_before(self, limit: float) -> int: ...
+    def delete_before(self, limit: float, is_ours: Callable[[str], bool]) -> int: ...
 
 
 class _Directory:
@@ -124,10 +159,12 @@ class _Directory:
     files renames, but leaves it to the system when the bytes reach the disk.)
     """
 
+    leads_on = False
+
     def __init__(self, root: Path) -> None:
         self._root = root
         root.mkdir(parents=True, exist_ok=True)
-        self.has_room(0)  # what is wrong would else be found out by the first paid picture
+        self.check()  # what is wrong would else be found out by the first paid picture
 
     def put(self, name: str, data: bytes) -> None:
         path = self._path(name)
@@ -152,31 +189,29 @@ class _Directory:
             return self._path(name).read_bytes()
         return None
 
-    def delete(self, name: str) -> None:
-        path = self._path(name)
-        path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # others are in there, or it was never made
-            path.parent.rmdir()
+    def delete(self, *names: str) -> None:
+        for name in names:
+            path = self._path(name)
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # others are in there, or it was never made
+                path.parent.rmdir()
+
+    def address(self, name: str, method: Method, seconds: int) -> None:
+        return None
+
+    def check(self) -> None:
+        self.has_room(0)
 
     def has_room(self, reserve: int) -> bool:
         with tempfile.TemporaryFile(dir=self._root):
             space = os.statvfs(self._root)
         return space.f_bavail * space.f_frsize > reserve
 
-    def delete_before(self, limit: float) -> int:
+    def delete_before(self, limit: float, is_ours: Callable[[str], bool]) -> int:
         deleted = 0
-        for folder, _, files in os.walk(self._root, topdown=False):
-            for name in files:
-                path = Path(folder, name)
-                is_draft = name.endswith(_DRAFT)
-                oldest = max(limit, time.time() - _DRAFT_SECONDS) if is_draft else limit
-                with contextlib.suppress(FileNotFoundError):  # another sweep was quicker
-                    if path.stat().st_mtime < oldest:
-                        path.unlink()
-                        deleted += not is_draft
-            if Path(folder) != self._root:
-                with contextlib.suppress(OSError):  # not empty, for the most part
-                    Path(folder).rmdir()
+        for folder in self._root.iterdir():
+            if is_ours(folder.name) and folder.is_dir():
+                deleted += _delete_old(folder, limit)
         return deleted
 
     def _path(self, name: str) -> Path:
@@ -186,37 +221,39 @@ class _Directory:
         return path
 
 
-class _Bucket:
-    """A bucket, whose provider answers for what it has accepted."""
+def _delete_old(folder: Path, limit: float) -> int:
+    """Delete what is in a task's folder, if the first of it is older than `limit`; or drafts that
+    nobody is writing any more."""
+    stored: dict[Path, float] = {}
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another sweep was quicker
+            stored[path] = path.stat().st_mtime
+    drafts = {path for path in stored if path.name.endswith(_DRAFT)}
+    images = stored.keys() - drafts
+    old = {path for path in drafts if stored[path] < max(limit, time.time() - _DRAFT_SECONDS)}
+    if images and min(stored[path] for path in images) < limit:
+        old |= images
+    for path in old:
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty, for the most part
+        folder.rmdir()
+    return len(old - drafts)
 
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
 
-    def put(self, name: str, data: bytes) -> None:
-        obstore.put(self._store, name, data)
+def _is_ours(folder: str) -> bool:
+    return is_task_id(folder) or folder == PROBE
 
-    def get(self, name: str) -> bytes | None:
-        with contextlib.suppress(NotFoundError, FileNotFoundError):
-            return bytes(obstore.get(self._store, name).bytes())
-        return None
 
-    def delete(self, name: str) -> None:
-        with contextlib.suppress(NotFoundError, FileNotFoundError):
-            obstore.delete(self._store, name)
+@contextlib.contextmanager
+def _reported() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, BaseError) as error:
+        raise StoreUnavailable("The image store cannot be reached or is full.") from error
 
-    def has_room(self, reserve: int) -> bool:
-        return True
 
-    def delete_before(self, limit: float) -> int:
-        deleted = 0
-        for batch in obstore.list(self._store):
-            for meta in batch:
-                if meta["last_modified"].timestamp() < limit:
-                    # Another sweep may have been quicker.
-                    with contextlib.suppress(NotFoundError, FileNotFoundError):
-                        obstore.delete(self._store, meta["path"])
-                        deleted += 1
-        return deleted
+def _in_short(error: Exception) -> str:
+    return f"{str(error).partition(chr(10))[0]:.300}"
 
 
 def _sync(directory: Path) -> None:

@@ -19,6 +19,7 @@ import tempfile
 from typing import Any
 
 import gevent
+from gunicorn.arbiter import Arbiter
 
 from common.errors import ConfigurationError
 from common.logging import configure
@@ -81,7 +82,13 @@ def on_starting(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """On SIGTERM, answer those who wait for a task with what is known, and then stop."""
+    """Stop as a whole if the image store refuses us. On SIGTERM, answer those who wait for a task
+    with what is known, and then stop."""
+    try:
+        worker.wsgi.extensions["storage"].check()
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(Arbiter.WORKER_BOOT_ERROR)
     stop = signal.getsignal(signal.SIGTERM)
     waiting = worker.wsgi.extensions["waiting"]
 

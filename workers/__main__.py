@@ -10,10 +10,14 @@ import os
 import signal
 import sys
 import threading
+from typing import TYPE_CHECKING
 
 from common.errors import ConfigurationError
 from common.liveness import Liveness
 from common.settings import Settings, load_settings
+
+if TYPE_CHECKING:  # `alive` is asked often, and needs no more than is above
+    from common.storage import ImageStorage
 
 _SAVE_HISTORY_MS = 60_000  # what Flower has seen since is lost when it is killed
 
@@ -34,8 +38,11 @@ def main(arguments: list[str]) -> int:
 def _worker(settings: Settings) -> int:
     if settings.worker_pool == "gevent":
         _patch_before_everything()
+    from common.logging import configure
     from workers.celery import app, worker_name
 
+    configure(settings.log_level, settings.log_format)
+    _open_storage(settings)
     arguments = [
         "--quiet",
         "worker",
@@ -68,7 +75,6 @@ def _patch_before_everything() -> None:
 def _beat(settings: Settings) -> int:
     from common.catalog import Catalog
     from common.logging import configure
-    from common.storage import ImageStorage
     from workers.celery import make_store, worker_name
     from workers.sweep import Sweeper
 
@@ -83,13 +89,22 @@ def _beat(settings: Settings) -> int:
     longest = max(model.deadline_seconds for model in Catalog.load(settings.catalog_file))
     Sweeper(
         make_store(settings),
-        ImageStorage.open(settings.images_url),
+        _open_storage(settings),
         name=worker_name(),
         every=settings.sweep_seconds,
         retention=settings.retention_hours * 3600 + longest,
         turned=liveness.show,
     ).run(stop)
     return 0
+
+
+def _open_storage(settings: Settings) -> ImageStorage:
+    """The image store, which does not refuse us. Raises ConfigurationError."""
+    from common.storage import ImageStorage
+
+    storage = ImageStorage.open(settings.images_url)
+    storage.check()
+    return storage
 
 
 def _flower(settings: Settings) -> int:

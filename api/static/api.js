@@ -32,6 +32,12 @@ export function thumbnail(image, side) {
   return whole.startsWith("data:") ? whole : `${whole}&thumbnail=${side}`;
 }
 
+/** Where a browser saves it from: what comes from another host it would show instead. */
+export function download(image) {
+  const whole = pictureAddress(image);
+  return whole.startsWith("data:") ? whole : `${whole}&download=1`;
+}
+
 /** A name for a submit. randomUUID is there with https or on this machine only. */
 export function newName() {
   if (crypto.randomUUID) return crypto.randomUUID();

@@ -1,6 +1,6 @@
 // The tasks as cards, the newest first.
 
-import { pictureAddress, thumbnail } from "./api.js";
+import { download, pictureAddress, thumbnail } from "./api.js";
 import { el, find, icon, iconButton } from "./dom.js";
 import { ago, doing, duration, failure, isFinal, missing, money, plural, size } from "./words.js";
 
@@ -274,7 +274,7 @@ class Card {
           "a",
           {
             class: "icon",
-            href: pictureAddress(first),
+            href: download(first),
             download: fileName(task, 0),
             "aria-label": task.data.length > 1 ? "Download the first picture" : "Download",
             title: "Download",

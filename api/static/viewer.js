@@ -1,6 +1,6 @@
 // The large picture, and the request as code: the two dialogs.
 
-import { pictureAddress } from "./api.js";
+import { download, pictureAddress } from "./api.js";
 import { closable, copy, el, find, icon, iconButton, say } from "./dom.js";
 import { fileName, promptOf } from "./gallery.js";
 import { LANGUAGES } from "./snippets.js";
@@ -89,7 +89,7 @@ export class Viewer {
     find("viewer-actions").replaceChildren(
       el(
         "a",
-        { class: "labelled", href: address, download: fileName(task, index), "data-action": "download" },
+        { class: "labelled", href: download(image), download: fileName(task, index), "data-action": "download" },
         icon("download"),
         "Download",
       ),

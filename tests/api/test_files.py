@@ -78,15 +78,77 @@ def test_head_tells_about_an_image(url: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-def test_a_thumbnail_is_the_image_made_small(stack: Stack, kind: str) -> None:
+@pytest.mark.parametrize("side", [64, 256])
+def test_a_thumbnail_is_the_image_made_small(stack: Stack, kind: str, side: int) -> None:
     task_id = stack.submit()
     stack.complete(task_id, picture(640, 320, kind))
     url = stack.get(f"/v1/tasks/{task_id}").json()["data"][0]["url"]
-    answer = get(url + "&thumbnail=64")
 
-    assert answer.headers["Content-Type"] == f"image/{kind}"
+    answer = get(f"{url}&thumbnail={side}")
+
+    assert answer.headers["Content-Type"] == "image/webp"
+    assert answer.headers["Content-Disposition"] == f'inline; filename="{task_id}-0.{side}.webp"'
     with Image.open(io.BytesIO(answer.content)) as image:
-        assert (image.size, image.format) == ((64, 32), kind.upper())
+        assert (image.size, image.format) == ((side, side // 2), "WEBP")
+        red, green, blue = image.convert("RGB").getpixel((side // 2, side // 4))
+        assert red > 180 and green < 20 and blue < 20
+
+
+@pytest.mark.parametrize(("side", "files"), [(256, 2), (512, 2), (64, 1), (257, 1)])
+def test_a_thumbnail_that_is_asked_for_often_is_made_once(
+    stack: Stack, side: int, files: int
+) -> None:
+    task_id = stack.submit()
+    stack.complete(task_id, DATA)
+    url = stack.get(f"/v1/tasks/{task_id}").json()["data"][0]["url"]
+
+    first = get(f"{url}&thumbnail={side}").content
+    stored = list((stack.data_dir / "images" / task_id).iterdir())
+    for path in stored:
+        if path.suffix == ".webp":  # whoever reads it again, reads this
+            path.write_bytes(b"kept")
+
+    assert len(stored) == files
+    assert get(f"{url}&thumbnail={side}").content == (b"kept" if files == 2 else first)
+
+
+def test_a_kept_thumbnail_has_no_address_of_its_own(stack: Stack, url: str) -> None:
+    name = urlsplit(url).path.removeprefix("/files/")
+    get(f"{url}&thumbnail=256")
+    assert (stack.data_dir / "images" / f"{name}.256.webp").exists()
+
+    kept = signer(stack).path(f"{name}.256.webp", int(time.time()) + 100)
+
+    assert get(stack.base + kept).status_code == 404
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16"])
+def test_a_thumbnail_looks_like_its_image_whatever_that_is_made_of(stack: Stack, mode: str) -> None:
+    grey = 255 if mode == "1" else 200
+    if mode == "I;16":
+        image = Image.new(mode, (64, 64), grey * 256)
+    else:
+        image = Image.new("L", (64, 64), grey).convert(mode)
+    out = io.BytesIO()
+    image.save(out, "png")
+    task_id = stack.submit()
+    stack.complete(task_id, out.getvalue())
+    url = stack.get(f"/v1/tasks/{task_id}").json()["data"][0]["url"]
+
+    with Image.open(io.BytesIO(get(f"{url}&thumbnail=32").content)) as small:
+        seen = small.convert("L").getpixel((16, 16))
+
+    assert abs(seen - grey) <= 4
+
+
+def test_an_image_can_be_saved(url: str) -> None:
+    saved, shown = get(url + "&download=1"), get(url)
+
+    assert saved.headers["Content-Disposition"].startswith('attachment; filename="imgtask_')
+    assert shown.headers["Content-Disposition"].startswith("inline")
+    assert saved.content == shown.content
+    answer = get(url + "&download=yes")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "download")
 
 
 @pytest.mark.parametrize("side", ["0", "15", "1025", "-64", "x", "", "9" * 30])

@@ -15,6 +15,7 @@ import pytest
 from common.errors import StoreUnavailable
 from common.storage import ImageStorage
 from common.store import Sweep, TaskStore
+from common.task import new_task_id
 from tests.common.tasks import QUEUE, claimed, create, let_deadline_pass, let_lease_run_out
 from tests.processes import until
 from tests.valkey import Valkey
@@ -120,15 +121,16 @@ def test_a_sweep_that_waits_stops_at_once(store: TaskStore, storage: ImageStorag
 
 
 def test_old_images_are_deleted(store: TaskStore, storage: ImageStorage, tmp_path: Path) -> None:
-    storage.put("old/0.png", b"old")
-    storage.put("new/0.png", b"new")
+    old, new = (f"{new_task_id()}/0.png" for _ in range(2))
+    storage.put(old, b"old")
+    storage.put(new, b"new")
     long_ago = time.time() - 2 * 3600
-    os.utime(tmp_path / "old" / "0.png", (long_ago, long_ago))
+    os.utime(tmp_path / old, (long_ago, long_ago))
 
     with sweeping(store, storage):
-        until(lambda: storage.get("old/0.png") is None)
+        until(lambda: storage.get(old) is None)
 
-    assert storage.get("new/0.png") == b"new"
+    assert storage.get(new) == b"new"
 
 
 class Slow:
