@@ -76,7 +76,7 @@ class Oversight:
 
     def failed(self, limit: int) -> list[Inspection]:
         """The tasks that failed last, at most 200, and of them those whose records are kept."""
-        return [inspection_from(_pairs(record)) for record in self._run("failed", limit)]
+        return [inspection_from(_pairs(record)) for record in self._run("failures", limit)]
 
     def of_key(self, key_id: str, limit: int) -> list[Inspection]:
         """At most so many tasks of a key, the newest first."""

@@ -37,7 +37,7 @@ _TO_THE_END = frozenset(
 )
 _READS = frozenset(
     {"look", "read", "list", "open", "usage", "health", "outcomes", "routes", "metrics"}
-    | {"failed", "oldest", "working", "usages", "history"}
+    | {"failures", "oldest", "working", "usages", "history"}
 )
 
 

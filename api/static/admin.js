@@ -243,6 +243,14 @@ function stateOf({ state: is, reason, opens_in_seconds, paused_seconds }, otherw
   return state("good", otherwise);
 }
 
+/** What workers hold of a provider's queue, and what waits in it. */
+function queueOf(provider) {
+  const queue = seen.queues.find((one) => one.queue === `images.${provider}`);
+  if (!queue) return ["", ""];
+  const { taken, waiting, oldest_waiting_seconds: oldest } = queue;
+  return [taken ? `${taken} with a worker` : "", waiting ? `${waiting}, for ${seconds(oldest)} at most` : ""];
+}
+
 function showRoutes() {
   const { accounts, routes, models } = seen;
   const all = find("unconfigured").checked;
@@ -252,7 +260,7 @@ function showRoutes() {
     rows.push({
       key: `provider ${provider}`,
       group: true,
-      cells: [provider, configured ? stateOf(account) : cell("no key"), "", "", "", pausable("provider", provider, account.state === "paused")],
+      cells: [provider, configured ? stateOf(account) : "no key", ...queueOf(provider), "", pausable("provider", provider, account.state === "paused")],
     });
     for (const route of routes.filter((one) => one.provider === provider)) {
       rows.push({
@@ -261,7 +269,7 @@ function showRoutes() {
           route.route.slice(provider.length + 1),
           configured ? stateOf(route) : "",
           route.cap === null ? cell("no cap", () => [el("span", { class: "dim" }, "no cap")]) : `${route.in_flight} of ${route.cap}`,
-          route.waiting ? String(route.waiting) : "",
+          route.waiting ? `${route.waiting} for a place` : "",
           route.models.join(", "),
           pausable("route", route.route, route.state === "paused"),
         ],
@@ -399,7 +407,7 @@ const APART = ["object", "id", "timeline", "calls", "webhook", "failure", "resul
 const words = (about) =>
   Object.entries(about)
     .filter(([, value]) => value !== null && value !== undefined && value !== "")
-    .map(([name, value]) => `${name.replaceAll("_", " ")} ${typeof value === "object" ? JSON.stringify(value) : value}`)
+    .map(([name, value]) => `${name.replaceAll("_", " ")} ${typeof value === "object" ? `(${words(value)})` : value}`)
     .join(", ");
 
 let drawn = ""; // what the dialog shows

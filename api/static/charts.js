@@ -68,7 +68,7 @@ export class Chart {
       return shape("path", { d: line, class: at ? "second" : "first" });
     });
     this.#svg.replaceChildren(...paths);
-    this.#most.textContent = this.#said(most);
+    this.#most.textContent = points.length ? this.#said(most) : "nothing was taken down yet";
     this.#tell(points.at(-1));
     const highest = this.#series.map(({ name, of }) => {
       const known = points.map(of).filter((value) => value !== null);

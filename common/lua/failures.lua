@@ -10,8 +10,8 @@ local function remember_failure(id, failure)
   redis.call('LTRIM', FAILED, 0, FAILED_KEPT - 1)
 end
 
--- failed <most>   -> the records of those that are still kept, the last one first
-function ops.failed(most)
+-- failures <most>   -> the records of those that are still kept, the last one first
+function ops.failures(most)
   local found = {}
   for _, id in ipairs(redis.call('LRANGE', FAILED, 0, most - 1)) do
     local record = redis.call('HGETALL', record_key(id))

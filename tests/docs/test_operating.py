@@ -23,6 +23,8 @@ PROMISED = {
     "tasks list": "imgtask_",
     "tasks show": "queue",
     "keys create": "sk-",
+    "/v1/admin/pause": '"paused":true',
+    "/v1/admin/resume": '"paused":false',
     "keys revoke": "revoked",
     "--rotate": "whsec_",
     "keys list": "$0.0",

@@ -215,7 +215,7 @@ def test_it_fits_dark_light_and_small_screens(page: Page, stack: Stack) -> None:
             page.size(width, height, mobile=width < 400)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
             if pictures:
-                page.size(width, 2600, mobile=width < 400)
+                page.size(width, 1500, mobile=width < 400)
                 page.screenshot(Path(pictures) / f"{name}-{scheme}.png")
     page.click(f'{row(task_id)} [data-action="open"]')
     page.until(lambda: page.count("#task"), "the task")
