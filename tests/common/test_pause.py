@@ -239,6 +239,16 @@ def test_the_oldest_are_found_wherever_they_wait(
     assert [one.task.id for one in oversight.oldest(2)] == found[:2]
 
 
+def test_a_task_that_hangs_at_a_worker_is_found_behind_any_number_that_wait(
+    store: TaskStore, oversight: Oversight
+) -> None:
+    held = claimed(store)
+    for number in range(520):  # all of which are to be looked at before its lease ends
+        create(store, owner=f"key_{number}")
+
+    assert [one.task.id for one in oversight.oldest(1)] == [held.task.id]
+
+
 def test_what_is_looked_at_is_bounded(
     store: TaskStore, oversight: Oversight, valkey: Valkey
 ) -> None:
