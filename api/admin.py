@@ -138,7 +138,7 @@ def make_blueprint(
     def cancel_task(path: TaskPath) -> Response:
         owner = inspected(path.task_id).task.owner
         task = cancel.decide(path.task_id, owner)
-        tell("cancelled", task_id=task.id)
+        _tell("cancel", task_id=task.id)
         return _fresh(_body(inspected(task.id)), 200 if task.status.final else 202)
 
     @bp.post(
@@ -156,7 +156,7 @@ def make_blueprint(
         body = _object(RetryRequest) if _has_body() else {}
         billed = _one_of("billed", body.get("billed", "no"), _BILLED)
         task_id = retries.make(inspected(path.task_id).task, billed)
-        tell("retried", task_id=path.task_id, retried_as=task_id)
+        _tell("retry", task_id=path.task_id, retried_as=task_id)
         return _fresh(_body(inspected(task_id)), 202)
 
     @bp.post(
@@ -168,7 +168,7 @@ def make_blueprint(
     def redeliver_webhook(path: TaskPath) -> Response:
         task_id = inspected(path.task_id).task.id
         redeliver(outbox, task_id)
-        tell("webhook asked for again", task_id=task_id)
+        _tell("redeliver", task_id=task_id)
         return _fresh(_body(inspected(task_id)), 202)
 
     @bp.post(
@@ -184,7 +184,7 @@ def make_blueprint(
     def pause() -> Response:
         name = pausable()
         oversight.pause(name)
-        tell("paused", name=name)
+        _tell("pause", name=name)
         return _fresh({"object": "admin.pause", "name": name, "paused": True})
 
     @bp.post(
@@ -197,7 +197,7 @@ def make_blueprint(
     def resume() -> Response:
         name = pausable()
         oversight.resume(name)
-        tell("resumed", name=name)
+        _tell("resume", name=name)
         return _fresh({"object": "admin.pause", "name": name, "paused": False})
 
     @bp.get(
@@ -247,7 +247,7 @@ def make_blueprint(
     return bp
 
 
-def tell(what: str, **about: str) -> None:
+def _tell(what: str, **about: str) -> None:
     """A line in the log for what an operator did, with the key that it was done with."""
     log.info(f"operator: {what}", key=caller().id, **about)
 
