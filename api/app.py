@@ -9,6 +9,7 @@ from flask import Flask, Response, request
 from flask.json.provider import JSONProvider
 
 from api import (
+    admin,
     edits,
     errors,
     files,
@@ -31,6 +32,7 @@ from api.events import EventStream
 from api.outlook import Outlook
 from api.recent import RecentOutcomes
 from api.remote import Remote
+from api.retry import Retries
 from api.room import Room
 from api.submit import Submit
 from api.task_cli import make_task_commands
@@ -42,6 +44,7 @@ from common.file_signer import FileSigner
 from common.fleet import Fleet
 from common.keys import KeyStore
 from common.outbox import Outbox, WebhookSecrets
+from common.oversight import Oversight
 from common.pictures import ImageLimits
 from common.settings import Settings
 from common.storage import ImageStorage
@@ -138,6 +141,20 @@ def create_app(settings: Settings) -> Flask:
             counts,
             Fleet(probe, catalog),
             token=settings.metrics_token.get_secret_value(),
+            alive=3 * settings.lease_seconds,
+        )
+    )
+    app.register_api(
+        admin.make_blueprint(
+            catalog,
+            providers,
+            store,
+            Fleet(client, catalog),
+            Oversight(client, catalog),
+            keys,
+            cancel,
+            Retries(store, keys, storage, catalog, providers, outlook, room),
+            outbox,
             alive=3 * settings.lease_seconds,
         )
     )

@@ -1,4 +1,7 @@
-"""Who is asking: `Authorization: Bearer sk-…`, checked before anything else under /v1."""
+"""Who is asking: `Authorization: Bearer sk-…`, checked before anything else under /v1.
+
+What is under /v1/admin is for operators' keys, and they are for nothing else.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from flask import g, request
 from api.errors import ApiError
 from common.keys import ApiKey, KeyStore
 
-__all__ = ["caller", "make_authentication"]
+__all__ = ["ADMIN_PATH", "caller", "make_authentication"]
+
+ADMIN_PATH = "/v1/admin"
 
 _BEARER = re.compile(r"Bearer +([\x21-\x7e]{1,512}) *", re.IGNORECASE)
 
@@ -22,7 +27,9 @@ def make_authentication(keys: KeyStore, bootstrap_key: str) -> Callable[[], None
 
     def authenticate() -> None:
         if _needs_key():
-            g.caller = _identify(keys, bootstrap_key)
+            key = _identify(keys, bootstrap_key)
+            _require_scope(key, request.path)
+            g.caller = key
 
     return authenticate
 
@@ -31,6 +38,22 @@ def caller() -> ApiKey:
     """The key that the current request was made with."""
     key: ApiKey = g.caller
     return key
+
+
+def _require_scope(key: ApiKey, path: str) -> None:
+    is_admins = path == ADMIN_PATH or path.startswith(f"{ADMIN_PATH}/")
+    if is_admins and not key.admin:
+        raise ApiError(
+            "key_not_allowed",
+            "This key is not an operator's.",
+            hint="flask --app api.wsgi keys create NAME --admin makes one that is.",
+        )
+    if key.admin and not is_admins:
+        raise ApiError(
+            "key_not_allowed",
+            f"This key is an operator's, and is for {ADMIN_PATH} alone.",
+            hint="Use an ordinary key here: flask --app api.wsgi keys create NAME makes one.",
+        )
 
 
 def _needs_key() -> bool:

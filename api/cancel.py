@@ -47,7 +47,7 @@ log = get_logger(__name__)
 
 
 class Cancel:
-    """Cancels the caller's tasks."""
+    """Cancels tasks, the caller's and for operators those of others."""
 
     def __init__(
         self, store: TaskStore, bodies: TaskBody, outlook: Outlook, waiting: Waiting
@@ -62,10 +62,25 @@ class Cancel:
 
         Raises ApiError when it is not the caller's, or cannot be cancelled.
         """
+        task = self.decide(task_id, caller().id)
+        response = jsonify(self._bodies.any(task) | self._outlook.of(task))
+        if not task.status.final:
+            response.status_code = 202
+            again = self._outlook.retry_after(task.request.model, task)
+            response.headers["Retry-After"] = str(again)
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    def decide(self, task_id: str, owner: str) -> Task:
+        """Cancel a task of `owner`: what has become of it as far as that is known in time; it is
+        not final where its provider has not answered yet.
+
+        Raises ApiError when it is not the owner's, or cannot be cancelled.
+        """
         if not is_task_id(task_id):
             task_not_found()
         tell_task(task_id)
-        answer = self._store.cancel(task_id, caller().id)
+        answer = self._store.cancel(task_id, owner)
         if answer is None:
             task_not_found()
         outcome, task = answer
@@ -79,13 +94,7 @@ class Cancel:
         if task.cancellation == "declined":
             message = f"Its provider has not stopped the work. {_GOES_ON}"
             raise _not_cancellable(task, "not_stopped", message)
-        response = jsonify(self._bodies.any(task) | self._outlook.of(task))
-        if not task.status.final:
-            response.status_code = 202
-            again = self._outlook.retry_after(task.request.model, task)
-            response.headers["Retry-After"] = str(again)
-        response.headers["Cache-Control"] = "no-store"
-        return response
+        return task
 
     def _decided(self, task: Task) -> Task:
         """The task once it is decided whether it is cancelled, or as far as it is known."""

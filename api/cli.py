@@ -16,7 +16,7 @@ from flask.cli import AppGroup
 from common.catalog import Catalog
 from common.errors import StoreUnavailable
 from common.keys import ApiKey, KeyStore
-from common.limits import Limits, Usage
+from common.limits import UNLIMITED, Limits, Usage
 from common.outbox import WebhookSecrets
 from common.store import TaskStore
 
@@ -116,11 +116,17 @@ def make_commands(
 
     @group.command("create", help="Make a new key and print it: it cannot be shown again.")
     @click.argument("name")
+    @click.option("--admin", is_flag=True, help="An operator's: for /admin, and nothing else.")
     @_limit_options
-    def create(name: str, **options: Any) -> None:
+    def create(name: str, admin: bool, **options: Any) -> None:
         new = _changed(ApiKey("", name, 0), options, clock())
+        if admin and new.limits != UNLIMITED:
+            raise click.UsageError(
+                "An operator's key submits nothing; of the limits --expires-days alone goes with "
+                "--admin."
+            )
         with plain_errors():
-            key, plain = keys.create(name, expires=new.expires, limits=new.limits)
+            key, plain = keys.create(name, expires=new.expires, limits=new.limits, admin=admin)
         click.echo(f"{key.id}  {key.name}  {_state(key, clock())}{_limits(key.limits)}", err=True)
         warn(key)
         click.echo(plain)
@@ -156,7 +162,7 @@ def make_commands(
     @click.argument("key_id")
     def show(key_id: str) -> None:
         with plain_errors():
-            key = known(next((key for key in keys.list() if key.id == key_id), None), key_id)
+            key = known(keys.get(key_id), key_id)
             usage = store.usage(key.id, key.limits)
         for line in _description(key, usage, clock()):
             click.echo(line)
@@ -178,7 +184,7 @@ def make_commands(
         if at_once and not rotate:
             raise click.UsageError("--at-once says how to --rotate.")
         with plain_errors():
-            known(next((key for key in keys.list() if key.id == key_id), None), key_id)
+            known(keys.get(key_id), key_id)
             if at_once:
                 signing = secrets.rotate(key_id, keep=0)
             else:
@@ -222,6 +228,10 @@ def plain_errors() -> Iterator[None]:
 
 
 def _state(key: ApiKey, now: float) -> str:
+    return f"operator, {_validity(key, now)}" if key.admin else _validity(key, now)
+
+
+def _validity(key: ApiKey, now: float) -> str:
     if key.revoked is not None:
         return f"revoked {_day(key.revoked)}"
     if key.expires is None:

@@ -133,4 +133,6 @@ def _model(model: Model) -> str:
 def _operations(paths: Mapping[str, Any]) -> Iterator[str]:
     for path, operations in paths.items():
         for method, operation in operations.items():
+            if "admin" in operation["tags"]:
+                continue  # nothing for a client
             yield f"- `{method.upper()} {path}`: {operation['summary']}"

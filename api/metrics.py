@@ -263,8 +263,14 @@ def _providers(of: Figures) -> Iterator[Metric]:
     yield _gauge(
         "darkroom_route_shut_seconds",
         "Routes, and accounts, that take no calls: why, and for how long still.",
-        {(name, shut.why): shut.wait for name, shut in of.shut.items()},
+        {(name, shut.why): shut.wait for name, shut in of.shut.items() if name not in of.paused},
         *("route", "reason"),
+    )
+    yield _gauge(
+        "darkroom_paused_seconds",
+        "Routes, accounts and models (model:…) that an operator has paused: for how long.",
+        {(name,): seconds for name, seconds in of.paused.items()},
+        "name",
     )
     yield _gauge(
         "darkroom_route_calls_in_flight",

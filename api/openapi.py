@@ -18,9 +18,18 @@ from flask_openapi.types import ResponseDict
 
 from api.schemas import ErrorEnvelope
 
-__all__ = ["KEY_REQUIRED", "TOKEN_OR_THIS_MACHINE", "errors", "make_app", "make_blueprint", "tag"]
+__all__ = [
+    "ADMIN_KEY_REQUIRED",
+    "KEY_REQUIRED",
+    "TOKEN_OR_THIS_MACHINE",
+    "errors",
+    "make_app",
+    "make_blueprint",
+    "tag",
+]
 
 KEY_REQUIRED: list[dict[str, list[str]]] = [{"api_key": []}]
+ADMIN_KEY_REQUIRED: list[dict[str, list[str]]] = [{"admin_key": []}]
 TOKEN_OR_THIS_MACHINE: list[dict[str, list[str]]] = [{"metrics_token": []}, {}]
 
 _TAGS = {
@@ -29,6 +38,7 @@ _TAGS = {
     "usage": "What a key has used, and what its limits leave.",
     "models": "What can be asked for. No key needed.",
     "operation": "For monitoring.",
+    "admin": "For operators, with a key of theirs: what `/admin` shows and does.",
 }
 _DESCRIPTION = """One API for paid image models, in the form of OpenAI's Images API.
 
@@ -114,6 +124,11 @@ def make_app(version: str) -> OpenAPI:
         ),
         security_schemes={
             "api_key": {"type": "http", "scheme": "bearer"},
+            "admin_key": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "An operator's (`keys create NAME --admin`), for /v1/admin alone.",
+            },
             "metrics_token": {
                 "type": "http",
                 "scheme": "bearer",

@@ -1,4 +1,5 @@
-"""The page at `/`, for people: plain files that speak to the public API like any other client."""
+"""The pages at `/` and `/admin`, for people: plain files that speak to the API like any other
+client."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ _HEADERS = {
 
 
 def make_blueprint(version: str, bucket: Callable[[], str]) -> Blueprint:
-    """`GET /`: the page for whoever prefers HTML, a few words in JSON for others; and its files.
+    """`GET /`: the page for whoever prefers HTML, a few words in JSON for others; `GET /admin`, the
+    one for operators; and their files.
 
     `bucket` gives the origin that addresses of images lead to, empty where they do not.
     """
@@ -51,6 +53,10 @@ def make_blueprint(version: str, bucket: Callable[[], str]) -> Blueprint:
             )
         response.vary.add("Accept")
         return response
+
+    @bp.get("/admin")
+    def admin() -> Response:
+        return send_from_directory(_FILES, "admin.html")
 
     @bp.after_request
     def guard(response: Response) -> Response:

@@ -14,7 +14,8 @@ __all__ = ["ENOUGH_SAMPLES", "RecentOutcomes"]
 
 ENOUGH_SAMPLES = 5  # to say something of a model by what ended
 _REMEMBER = 5.0  # seconds
-_FOR_GOOD = frozenset({"no_credit", "bad_key", "not_served"})  # waiting does not open these
+# Waiting does not open these, or nobody knows when.
+_FOR_GOOD = frozenset({"no_credit", "bad_key", "not_served", "paused"})
 
 log = get_logger(__name__)
 
@@ -54,7 +55,7 @@ class RecentOutcomes:
             next((self._shut[name].why for name in names if name in self._shut), None)
             for route in model.routes
             if route.provider in providers
-            for names in [(route.provider, route.name)]
+            for names in [(f"model:{model.id}", route.provider, route.name)]
         ]
 
     def _look(self) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 __all__ = [
     "DEFAULT_MODEL",
     "EVENTS_EXAMPLE",
+    "AdminTaskQuery",
     "EditForm",
     "EditJson",
     "EditRequest",
@@ -462,12 +463,13 @@ class ImageTask(BaseModel):
         description="Seconds until it is done, by what was measured lately; absent when unknown.",
     )
     blocked_reason: (
-        Literal["rate_limited", "failing", "full", "no_credit", "bad_key", "not_served"] | None
+        Literal["rate_limited", "failing", "full", "no_credit", "bad_key", "not_served", "paused"]
+        | None
     ) = Field(
         None,
         description="Why no provider takes it at the moment: the provider asked to wait, fails "
         "again and again, has as many calls as it may, wants money, refuses our key, or no longer "
-        "has the model.",
+        "has the model; or the operator has paused it.",
     )
     started: int | None = Field(None, description="Unix seconds.")
     completed_at: int | None = Field(None, description="Unix seconds.")
@@ -534,7 +536,8 @@ class TimelineEntry(BaseModel):
     of a call, or of its pictures, is waited for, and was learned. `deferred`: the task waits.
     `cancel_requested`: its provider is to be told to stop; `cancel_declined`: it has not stopped.
     `stored`: its pictures are kept. `completed`, `failed`, `cancelled`: it is over. `notified`: its
-    webhook was delivered, or given up. `omitted`: so many entries are left out here.
+    webhook was delivered, or given up. `retry`: the operator had it made of a task that had failed.
+    `omitted`: so many entries are left out here.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -555,6 +558,7 @@ class TimelineEntry(BaseModel):
     outcome: Literal["delivered", "failed", "gone"] | None = Field(
         None, description="What came of its webhook."
     )
+    of: str | None = Field(None, description="The failed task that it is a retry of.")
     entries: int | None = None
 
 
@@ -990,6 +994,26 @@ class TaskListQuery(_Parameters):
         None,
         description="Go on behind this task: the `last_id` of the page before.",
         json_schema_extra=_as(type="string", pattern="^imgtask_[0-9a-f]{32}$"),
+    )
+
+
+class AdminTaskQuery(_Parameters):
+    show: str | None = Field(
+        None,
+        description="`open`: tasks that have not ended, the oldest first. `failed`: those that "
+        "failed last, but for cancelled ones.",
+        json_schema_extra=_as(type="string", enum=["open", "failed"], default="open"),
+    )
+    key: str | None = Field(
+        None,
+        description="In place of these the tasks of the key with this id, the newest first.",
+        examples=["key_0123456789abcdef"],
+    )
+    limit: str | None = Field(
+        None,
+        description="Most tasks.",
+        examples=[50],
+        json_schema_extra=_as(type="integer", minimum=1, maximum=200, default=50),
     )
 
 

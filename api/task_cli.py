@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,9 +11,9 @@ import orjson
 from flask.cli import AppGroup
 
 from api.cli import plain_errors
-from common.store import Inspection, TaskStore
-from common.task import Call, Failure, Task, is_task_id
-from common.webhook import Webhook
+from api.inspection import describe
+from common.store import TaskStore
+from common.task import Task, is_task_id
 
 __all__ = ["make_task_commands"]
 
@@ -41,7 +40,7 @@ def make_task_commands(store: TaskStore) -> AppGroup:
                 f"There is no task {task_id}. A finished one is kept for RETENTION_HOURS; "
                 "`tasks list --open` shows those that have not ended."
             )
-        about = _about(found, prompt=prompt)
+        about = describe(found, _time, words=prompt)
         if as_json:
             click.echo(orjson.dumps(about, option=orjson.OPT_INDENT_2))
         else:
@@ -90,97 +89,6 @@ def _row(task: Task) -> dict[str, Any]:
         "blocked": task.blocked,
         "model": task.request.model,
         "owner": task.owner,
-    }
-
-
-def _about(found: Inspection, *, prompt: bool) -> dict[str, Any]:
-    """What there is to know, in the order of the page; what there is not is left out."""
-    task = found.task
-    request = task.request
-    words = ("prompt", "negative_prompt", "user")
-    about: dict[str, Any] = {
-        "id": task.id,
-        "status": task.status,
-        "progress": task.progress,
-        "blocked": task.blocked,
-        "model": request.model,
-        "pictures": request.n,
-        "size": request.size,
-        "owner": task.owner,
-        "sandbox": task.sandbox or None,
-        "submitted": _time(task.created),
-        "cancellation": task.cancellation,
-        "deadline": _time(task.deadline),
-        "started": _time(task.started),
-        "ended": _time(task.ended),
-        "seconds": (task.ended - task.created) / 1000 if task.ended else None,
-        "expires": _time(task.expires),
-        "queue": task.queue,
-        "queue_position": task.queue_position,
-        "begins_in_seconds": task.begins_in,
-        "held_by": found.worker,
-        "held_until": _time(found.lease),
-        "not_before": _time(found.retry_at),
-        "attempts": found.attempts,
-        "attempts_lost": found.losses,
-        "sent": found.sent,
-        "warnings": list(task.warnings),
-        "calls": [_call(call, prompt=prompt) for call in found.calls],
-        "failure": _failure(task.failure, prompt=prompt),
-        "webhook": _webhook(task.webhook),
-        "timeline": [
-            {"at": _time(entry.at), "event": entry.event} | dict(entry.about)
-            for entry in task.timeline
-        ],
-    }
-    if task.result is not None:
-        about["result"] = {
-            "provider": task.result.provider,
-            "provider_model": task.result.provider_model,
-            "usage": task.result.usage,
-            "images": [
-                {k: v for k, v in asdict(image).items() if prompt or k != "revised_prompt"}
-                for image in task.result.images
-            ],
-            "missing": [_failure(missing, prompt=prompt) for missing in task.result.missing],
-        }
-    if prompt:
-        about |= {word: getattr(request, word) for word in words}
-        about["metadata"] = dict(task.metadata) if task.metadata else None
-    return {name: value for name, value in about.items() if value not in (None, [])}
-
-
-def _call(call: Call, *, prompt: bool) -> dict[str, Any]:
-    about: dict[str, Any] = {
-        "first": call.first,
-        "pictures": call.count,
-        "route": f"{call.provider}/{call.model}",
-        "state": call.state,
-        "sent": None if call.begun is None else _time(round(call.begun * 1000)),
-        "job": None if call.job is None else call.job["id"],
-        "error": call.error,
-        "usage": call.usage or None,
-        "failure": _failure(call.failure, prompt=prompt),
-    }
-    return {name: value for name, value in about.items() if value is not None}
-
-
-def _failure(failure: Failure | None, *, prompt: bool) -> dict[str, Any] | None:
-    if failure is None:
-        return None
-    # The message may quote the provider, and the provider the prompt.
-    return {name: v for name, v in asdict(failure).items() if prompt or name != "message"}
-
-
-def _webhook(webhook: Webhook | None) -> dict[str, Any] | None:
-    if webhook is None:
-        return None
-    # Of its address the host: the rest is the receiver's secret.
-    return {
-        "host": webhook.host,
-        "delivery": webhook.delivery,
-        "next_try": _time(webhook.next_at),
-        "tries": [asdict(tried) | {"at": _time(tried.at)} for tried in webhook.tries],
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 
 from flask import Response, g, jsonify, request, stream_with_context
 from flask.blueprints import BlueprintSetupState
@@ -19,10 +18,11 @@ from api.events import EventStream, last_event, told_all
 from api.openapi import KEY_REQUIRED, errors, tag
 from api.outlook import Outlook
 from api.prefer import wait_preference
+from api.redeliver import redeliver
 from api.request_log import tell_task
 from api.schemas import EVENTS_EXAMPLE, EventsQuery, ImageTask, TaskPath, WaitQuery
 from api.waiting import Waiting
-from common.outbox import Asked, Outbox
+from common.outbox import Outbox
 from common.store import TaskStore
 from common.task import Task, is_task_id
 from common.task_body import TaskBody
@@ -44,13 +44,6 @@ _LAST_EVENT_ID = {
     "description": "The id of the last event that arrived: the stream goes on behind it.",
     "schema": {"type": "string"},
     "example": "41",
-}
-
-
-_REFUSALS: Mapping[Asked, str] = {
-    "nowhere": "The task has no webhook: it was submitted without webhook_url.",
-    "open": "The task has not ended; its webhook comes by itself when it does.",
-    "unasked": "The end of the task is not among its webhook_events.",
 }
 
 
@@ -154,8 +147,7 @@ def make_blueprint(
     )
     def redeliver_webhook(path: TaskPath) -> Response:
         task = own(path.task_id)
-        if reason := _REFUSALS.get(outbox.redeliver(task.id)):
-            raise ApiError("webhook_not_deliverable", reason)
+        redeliver(outbox, task.id)
         response = jsonify(bodies.any(own(task.id)))
         response.status_code = 202
         response.headers["Cache-Control"] = "no-store"

@@ -6,7 +6,8 @@
     ├── SubmitRefused           a new task is not taken, and nothing was kept
     │   ├── LimitExceeded       a limit of the key does not admit it
     │   ├── QueueFull           too much waits already
-    │   └── NameReused          the caller's name for the submit stands for something else
+    │   ├── NameReused          the caller's name for the submit stands for something else
+    │   └── RetryRefused        the failed task that it was to stand for cannot be retried
     ├── LeaseLost               another worker holds the task: stop, touch nothing
     ├── GenerationFailed        the task is over, with the `Failure` that its record keeps
     └── ProviderError
@@ -52,6 +53,7 @@ __all__ = [
     "QueueFull",
     "RateLimited",
     "Refused",
+    "RetryRefused",
     "StoreUnavailable",
     "SubmitRefused",
     "Unavailable",
@@ -103,6 +105,19 @@ class QueueFull(SubmitRefused):
 
 class NameReused(SubmitRefused):
     """The caller gave this submit a name that stands for another request."""
+
+
+class RetryRefused(SubmitRefused):
+    """A failed task cannot be tried again as another one.
+
+    `reason` is `absent`, `open`, `completed` or `cancelled`, as the task is; `retried`, and `known`
+    is the task that was made of it; or `billed`, and `known` is what is known of its bill.
+    """
+
+    def __init__(self, reason: str, known: str = "") -> None:
+        super().__init__(reason, known)
+        self.reason = reason
+        self.known = known
 
 
 class LeaseLost(DarkroomError):

@@ -14,7 +14,7 @@ import redis
 from common.catalog import Catalog
 from common.queue import queue_for
 from common.script import Script
-from common.store import Shut, shut_routes
+from common.store import Shut, paused_since, shut_routes
 
 __all__ = ["OTHER", "Backlog", "Figures", "Fleet", "Spread"]
 
@@ -73,7 +73,8 @@ class Figures:
     sweep_lag: float
     workers: Mapping[str, float]  # seconds since each was seen
     sweeps: Mapping[str, float]
-    shut: Mapping[str, Shut]  # routes and accounts
+    shut: Mapping[str, Shut]  # routes, accounts, and models as `model:<id>`
+    paused: Mapping[str, float]  # of them, those that an operator has paused: for how many seconds
     webhook_lanes: int
     webhooks_owed: int
     webhook_lag: float
@@ -95,6 +96,8 @@ class Fleet:
         self._models = frozenset(model.id for model in catalog)
         self._routes = frozenset(route.name for route in routes)
         self._accounts = frozenset(route.provider for route in routes)
+        models = (f"model:{name}" for name in self._models)
+        self._shuttable = frozenset({*self._routes, *self._accounts, *models})
         self._capped = tuple(sorted({route.name for route in routes if route.cap}))
         self._queues = tuple(sorted(map(queue_for, self._accounts)))
 
@@ -136,10 +139,11 @@ class Fleet:
             sweep_lag=tasks[2] / 1000,
             workers={name: age for name, age in ages.items() if not name.startswith("sweep:")},
             sweeps={name: age for name, age in ages.items() if name.startswith("sweep:")},
-            shut={
-                name: shut
-                for name, shut in shut_routes(now, known).items()
-                if name in self._routes or name in self._accounts
+            shut={n: shut for n, shut in shut_routes(now, known).items() if n in self._shuttable},
+            paused={
+                name: max(0, now - since) / 1000
+                for name, since in paused_since(known).items()
+                if name in self._shuttable
             },
             webhook_lanes=webhooks[0],
             webhooks_owed=webhooks[1],

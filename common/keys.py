@@ -26,7 +26,10 @@ _KEYS = "darkroom:keys"  # hash: SHA-256 of the key in hex -> ApiKey as JSON
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """What is known of a key; never the key itself. Times in Unix seconds."""
+    """What is known of a key; never the key itself. Times in Unix seconds.
+
+    An `admin` key is an operator's: it is for `/v1/admin` alone, which no other key may use.
+    """
 
     id: str
     name: str
@@ -34,6 +37,7 @@ class ApiKey:
     expires: int | None = None
     revoked: int | None = None
     limits: Limits = UNLIMITED
+    admin: bool = False
 
     def expired(self, now: float) -> bool:
         return self.expires is not None and self.expires <= now
@@ -75,24 +79,41 @@ class KeyStore:
         return found
 
     def create(
-        self, name: str, *, expires: int | None = None, limits: Limits = UNLIMITED
+        self,
+        name: str,
+        *,
+        expires: int | None = None,
+        limits: Limits = UNLIMITED,
+        admin: bool = False,
     ) -> tuple[ApiKey, str]:
         """A new key with its plain text, which cannot be had again. `expires` in Unix seconds."""
         plain = f"sk-{secrets.token_urlsafe(32)}"
-        return self.ensure(plain, name, expires=expires, limits=limits), plain
+        return self.ensure(plain, name, expires=expires, limits=limits, admin=admin), plain
 
     def ensure(
-        self, plain: str, name: str, *, expires: int | None = None, limits: Limits = UNLIMITED
+        self,
+        plain: str,
+        name: str,
+        *,
+        expires: int | None = None,
+        limits: Limits = UNLIMITED,
+        admin: bool = False,
     ) -> ApiKey:
         """Make `plain` a key of this gateway if it is not one already."""
         digest = _digest(plain)
-        key = ApiKey(f"key_{digest[:16]}", name, int(time.time()), expires, limits=limits)
+        key = ApiKey(
+            f"key_{digest[:16]}", name, int(time.time()), expires, limits=limits, admin=admin
+        )
         with store_errors():
             # Read first: a full Redis refuses even a write that would change nothing.
             if (text := self._redis.hget(_KEYS, digest)) is None:
                 self._redis.hsetnx(_KEYS, digest, _text(key))
                 text = self._redis.hget(_KEYS, digest)
         return _key(text)
+
+    def get(self, key_id: str) -> ApiKey | None:
+        """The entry with this id, None when there is none."""
+        return next((key for key in self.list() if key.id == key_id), None)
 
     def list(self) -> list[ApiKey]:
         """All keys, oldest first."""

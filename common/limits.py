@@ -6,7 +6,7 @@ millionths of a dollar in Redis, so that sums are exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -21,6 +21,7 @@ __all__ = [
     "Used",
     "UsedByModel",
     "millionths",
+    "usage_from",
 ]
 
 MONTHS_KEPT = 13  # before the current one; `MONTH_KEPT` in `lua/limits.lua` sees to it
@@ -142,6 +143,19 @@ class Usage:
     month: Used
     today: Used
     asked: Used  # the month that was asked for
+
+
+def usage_from(reply: Sequence[Any], month: str = "") -> Usage:
+    """From what Redis says when it is asked for the use of `month`, '' being this one."""
+    now, tasks, left, this_month, date, in_month, in_day, asked = reply
+    return Usage(
+        now=now,
+        open_tasks=tasks,
+        requests_left=None if left < 0 else left,
+        month=Used.of(this_month, in_month),
+        today=Used.of(date, in_day),
+        asked=Used.of(month or this_month, asked),
+    )
 
 
 def millionths(usd: float | None) -> int | None:

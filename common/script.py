@@ -16,8 +16,8 @@ __all__ = ["PREFIX", "Script"]
 PREFIX = "darkroom:"  # of every key that is ours; kombu's queues are lists under their bare names
 
 _FILES = (
-    *("base", "counts", "timeline", "turns", "routes", "limits", "webhooks", "tasks", "fleet"),
-    *("metrics", "serve"),
+    *("base", "counts", "failures", "timeline", "turns", "routes", "limits", "webhooks", "tasks"),
+    *("fleet", "metrics", "admin", "serve"),
 )
 _SOURCE = "\n".join(
     [f"local PREFIX = '{PREFIX}'", f"local HINT = [==[{hint_template()}]==]"]
@@ -28,14 +28,16 @@ _LIBRARY = f"darkroom_{hashlib.sha256(_SOURCE.encode()).hexdigest()[:16]}"
 _CODE = f"#!lua name={_LIBRARY}\nlocal LIBRARY = '{_LIBRARY}'\n{_SOURCE}"
 
 # What brings accepted tasks to their end is let through by a Redis at its memory limit: it costs
-# little, and gives memory back. `create` is not.
+# little, and gives memory back. So is what operators do then, and their history, which does not
+# grow. `create` is not.
 _TO_THE_END = frozenset(
     {"claim", "begin", "step", "judge", "adopt", "finish", "defer", "renew", "sweep"}
     | {"take_webhooks", "told", "webhook_secrets"}
-    | {"cancel", "decline"}
+    | {"cancel", "decline", "pause", "resume", "sample"}
 )
 _READS = frozenset(
     {"look", "read", "list", "open", "usage", "health", "outcomes", "routes", "metrics"}
+    | {"failures", "oldest", "working", "usages", "history"}
 )
 
 

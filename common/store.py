@@ -8,6 +8,7 @@ answer or refuses the write.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -15,12 +16,13 @@ from typing import Any, Literal, NamedTuple
 import orjson
 import redis
 
-from common.errors import LeaseLost, LimitExceeded, NameReused, QueueFull
-from common.limits import UNLIMITED, Limits, RequestsLeft, Usage, Used, millionths
+from common.errors import LeaseLost, LimitExceeded, NameReused, QueueFull, RetryRefused
+from common.limits import UNLIMITED, Limits, RequestsLeft, Usage, millionths, usage_from
 from common.records import calls_from, entries, task_from
 from common.script import PREFIX, Script
 from common.settings import Settings
 from common.task import (
+    Billed,
     Call,
     CallState,
     Claim,
@@ -46,17 +48,21 @@ __all__ = [
     "Outcomes",
     "Page",
     "Renewal",
+    "Retry",
     "Shut",
     "Sweep",
     "TaskStore",
     "Verdict",
     "Why",
+    "inspection_from",
+    "paused_since",
     "shut_routes",
 ]
 
-Why = Literal["no_credit", "bad_key", "not_served", "rate_limited", "failing", "full"]
+Why = Literal["no_credit", "bad_key", "not_served", "rate_limited", "failing", "full", "paused"]
 """Why a route takes no call at the moment: its account has no money, or its key is refused; the
-provider does not have the model; it asked to wait; it fails again and again; its cap is reached."""
+provider does not have the model; it asked to wait; it fails again and again; its cap is reached; an
+operator has paused it, its account, or the model that was asked for."""
 
 Verdict = Literal["fine", "failing", "rate_limited", "no_credit", "bad_key", "not_served"]
 """What a call showed of its route."""
@@ -103,6 +109,15 @@ class Once:
 
     name: str
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A task is to be made in place of the failed task `of`, if that was billed as `bills` say: by
+    default, if it was not. Once only."""
+
+    of: str
+    bills: tuple[Billed, ...] = ("no",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +180,7 @@ class Inspection:
     worker: str | None  # who holds it
     lease: int | None  # until when
     retry_at: int | None  # not to be claimed before
+    retried: str | None  # the task that an operator had made of it when it had failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +205,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Shut:
-    """A route that takes no call, and in how many seconds it may."""
+    """A route that takes no call, and in how many seconds it may; infinity where nobody knows."""
 
     why: Why
     wait: float
@@ -253,14 +269,15 @@ class TaskStore:
         metadata: Mapping[str, str] | None = None,
         webhook: Webhook | None = None,
         trace: str | None = None,
+        retry: Retry | None = None,
     ) -> Created | None:
         """Keep a new pending task and have it announced to the workers, in one step.
 
         `deadline` is in seconds from now; `route` is the one that is tried first. `limits` are
         those of the owner; `price` is that of one image in US dollars, None when it is not known.
         Returns None when the id is taken. After `StoreUnavailable` the task may exist: the id
-        tells. Raises QueueFull, LimitExceeded, and NameReused where `once` says a name that stands
-        for something else.
+        tells. Raises QueueFull, LimitExceeded, NameReused where `once` says a name that stands
+        for something else, and RetryRefused.
         """
         terms: dict[str, Any] = {
             "owner": owner,
@@ -293,7 +310,8 @@ class TaskStore:
             fields["webhook"] = _dumps({name: getattr(webhook, name) for name in asked})
         if trace is not None:
             fields["trace"] = trace
-        match self._run("create", task_id, _dumps(terms), *_flat(fields)):
+        operation = ("create",) if retry is None else ("retry", retry.of, " ".join(retry.bills))
+        match self._run(*operation, task_id, _dumps(terms), *_flat(fields)):
             case "created", at, *left:
                 return Created(task_id, at, left=_requests_left(left, limits))
             case "replayed", record:
@@ -305,6 +323,8 @@ class TaskStore:
                 raise QueueFull(wait / 1000)
             case "exceeds", *why:
                 raise _exceeded(why, limits)
+            case str(reason), *about:
+                raise RetryRefused(reason, *about)
             case _:
                 return None
 
@@ -324,12 +344,12 @@ class TaskStore:
         if reply is None:
             return None
         record, place, wait = reply
-        return _inspection(_pairs(record), place or None, wait / 1000 or None)
+        return inspection_from(_pairs(record), place or None, wait / 1000 or None)
 
     def open(self, *, limit: int) -> list[Inspection]:
         """At most so many tasks of anybody that have not ended, those first that are to be looked
         at next."""
-        return [_inspection(_pairs(record)) for record in self._run("open", limit)]
+        return [inspection_from(_pairs(record)) for record in self._run("open", limit)]
 
     def list(
         self,
@@ -436,7 +456,7 @@ class TaskStore:
         self._run("judge", route, verdict, _ms(seconds), self._most_failures)
 
     def routes(self) -> dict[str, Shut]:
-        """The routes and accounts that are shut at the moment, by name."""
+        """What is shut at the moment: routes and accounts by name, and models as `model:<id>`."""
         now, flat = self._run("routes")
         return shut_routes(now, flat)
 
@@ -531,17 +551,8 @@ class TaskStore:
 
     def usage(self, owner: str, limits: Limits = UNLIMITED, *, month: str = "") -> Usage:
         """What a key has used this month, today, and in `month` (as `2026-11`) if it is given."""
-        now, tasks, left, this_month, date, in_month, in_day, asked = self._run(
-            "usage", owner, month, limits.requests_per_minute or 0
-        )
-        return Usage(
-            now=now,
-            open_tasks=tasks,
-            requests_left=None if left < 0 else left,
-            month=Used.of(this_month, in_month),
-            today=Used.of(date, in_day),
-            asked=Used.of(month or this_month, asked),
-        )
+        reply = self._run("usage", owner, month, limits.requests_per_minute or 0)
+        return usage_from(reply, month)
 
     def _finish(
         self,
@@ -577,17 +588,29 @@ def _exceeded(reply: Sequence[Any], limits: Limits) -> LimitExceeded:
 def shut_routes(now: float, flat: Sequence[str]) -> dict[str, Shut]:
     """What is shut at `now`, in Unix milliseconds, of all that Redis knows of routes."""
     known = _pairs(flat)
-    return {
+    shut = {
         name: Shut(known[f"{name}:why"], (float(until) - now) / 1000)
         for field, until in known.items()
         if field.endswith(":until") and float(until) > now
         for name in [field.removesuffix(":until")]
     }
+    return shut | dict.fromkeys(paused_since(flat), Shut("paused", math.inf))
 
 
-def _inspection(
+def paused_since(flat: Sequence[str]) -> dict[str, int]:
+    """What an operator has paused, by name, and when, in Unix milliseconds."""
+    return {
+        field.removesuffix(":paused"): int(since)
+        for field, since in _pairs(flat).items()
+        if field.endswith(":paused")
+    }
+
+
+def inspection_from(
     record: Mapping[str, str], place: int | None = None, wait: float | None = None
 ) -> Inspection:
+    """All that a record says. `place` in its queue, and `wait` in seconds, where they are known."""
+
     def number(field: str) -> int | None:
         return int(record[field]) if field in record else None
 
@@ -601,6 +624,7 @@ def _inspection(
         worker=record.get("worker"),
         lease=number("lease"),
         retry_at=number("retry_at"),
+        retried=record.get("retried"),
     )
 
 

@@ -74,7 +74,9 @@ def _patch_before_everything() -> None:
 
 def _beat(settings: Settings) -> int:
     from common.catalog import Catalog
+    from common.connection import connect
     from common.logging import configure
+    from common.oversight import Oversight
     from workers.celery import make_store, worker_name
     from workers.sweep import Sweeper
 
@@ -86,7 +88,9 @@ def _beat(settings: Settings) -> int:
     liveness.begin()
     # An image may be older than the end of its task, from which on it is kept: what the task
     # starts from is as old as the task itself.
-    longest = max(model.deadline_seconds for model in Catalog.load(settings.catalog_file))
+    catalog = Catalog.load(settings.catalog_file)
+    longest = max(model.deadline_seconds for model in catalog)
+    oversight = Oversight(connect(settings.shared_redis_url, connections=1), catalog)
     Sweeper(
         make_store(settings),
         _open_storage(settings),
@@ -94,6 +98,7 @@ def _beat(settings: Settings) -> int:
         every=settings.sweep_seconds,
         retention=settings.retention_hours * 3600 + longest,
         turned=liveness.show,
+        sample=oversight.sample,
     ).run(stop)
     return 0
 

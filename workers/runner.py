@@ -55,8 +55,10 @@ _SHUT: dict[Why, tuple[type[ProviderError], str]] = {
     "rate_limited": (RateLimited, "asked to wait"),
     "failing": (Unavailable, "failed again and again"),
     "full": (RateLimited, "has as many calls in flight as it may"),
+    "paused": (Unavailable, "is paused by the operator"),
 }
-_PASSING: frozenset[Why] = frozenset({"rate_limited", "failing", "full"})  # worth waiting for
+_PASSING: frozenset[Why] = frozenset({"rate_limited", "failing", "full", "paused"})  # worth a wait
+_CALLED_UP: frozenset[Why] = frozenset({"full", "paused"})  # made due most likely long before
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +263,7 @@ def _wait(plan: _Plan) -> Deferred | None:
     ]
     for shut in plan.shut.values():
         wait = shut.wait * random.uniform(1, 1.2)  # noqa: S311
-        if shut.why == "full":  # it is called up when it is its turn, most likely long before
+        if shut.why in _CALLED_UP:
             wait = min(wait, plan.work.time_left / 2)
         if shut.why in _PASSING:
             waits.append(Deferred(shut.why, wait, blocked=shut.why))

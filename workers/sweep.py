@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from common.errors import StoreUnavailable
 from common.logging import get_logger
+from common.oversight import SAMPLE_SECONDS
 from common.storage import ImageStorage
 from common.store import TaskStore
 
@@ -32,7 +33,8 @@ _HEAD_START_SECONDS = 3.0
 class Sweeper:
     """Looks for due tasks every `every` seconds until told to stop. `retention` is in seconds.
 
-    `turned` is called before every look, also one that found Redis away.
+    `turned` is called before every look, also one that found Redis away, and `sample` every
+    SAMPLE_SECONDS, to take down how things stand.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Sweeper:
         every: float,
         retention: float,
         turned: Callable[[], None] = lambda: None,
+        sample: Callable[[], object] = lambda: None,
     ) -> None:
         self._store = store
         self._storage = storage
@@ -51,10 +54,11 @@ class Sweeper:
         self._every = every
         self._retention = retention
         self._turned = turned
+        self._sample = sample
 
     def run(self, stop: threading.Event) -> None:
         """Sweep until `stop` is set."""
-        purge_at = time.monotonic()
+        purge_at = sample_at = time.monotonic()
         wait, away = 0.0, False
         while not stop.wait(wait):
             self._turned()
@@ -65,6 +69,9 @@ class Sweeper:
                     continue
                 self._sweep()
                 wait = self._every
+                if time.monotonic() >= sample_at:
+                    sample_at = time.monotonic() + SAMPLE_SECONDS
+                    self._sample()
                 if time.monotonic() >= purge_at:
                     purge_at = time.monotonic() + _PURGE_SECONDS
                     # Beside the loop: to go through a large store takes minutes.

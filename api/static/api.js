@@ -1,4 +1,4 @@
-// The HTTP API, as this page uses it.
+// The HTTP API, as these pages use it.
 
 const BASE = new URL(".", document.baseURI);
 const TRIES = 3; // of a submit that does not arrive
@@ -76,6 +76,13 @@ export class Api {
   usage = () => this.#json("GET", "v1/usage");
 
   cancel = (id) => this.#json("DELETE", `v1/tasks/${id}`);
+
+  /** An operation of operators: what `v1/admin/${path}` answers. */
+  admin = (method, path, fields) =>
+    this.#json(method, `v1/admin/${path}`, fields && {
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(fields),
+    });
 
   /** Submit, and again under the same name while the server does not answer: it is one task. */
   async submit(fields, name) {

@@ -35,6 +35,7 @@ const BLOCKED = {
   no_credit: "The provider's account is out of credit.",
   bad_key: "The provider refuses this server's key.",
   not_served: "The provider no longer has this model.",
+  paused: "Paused by the operator of this server.",
 };
 
 const BILLED = {

@@ -3,14 +3,22 @@
 -- A route is called <provider>/<upstream model>; its account is the <provider>. Either can be shut
 -- for a while, with a reason: no_credit, bad_key (accounts), not_served, rate_limited, failing
 -- (routes). A call in flight holds a place on its route for as long as its task's lease: a worker
--- that dies gives its places back by doing nothing.
+-- that dies gives its places back by doing nothing. An operator can pause a route, an account or a model
+-- (`model:<its id>`): then nothing more is bought there until it is resumed, and calls in flight go on.
 
 local PROBE = 60000 -- for so long one call at a time tries a route that was shut
 local MOST_CALLS = 4 -- of one task: it has at most so many pictures
+local PAUSE = 300000 -- so long a task waits before it looks again whether a pause is over
+local MOST_WOKEN = 1000 -- tasks, in one step
 
 local function calls_key(route) return ROUTES .. ':calls:' .. route end
 local function waits_key(route) return ROUTES .. ':waits:' .. route end
 local function lines_key() return ROUTES .. ':lines' end -- routes that are waited for: their caps
+local function paused_key() return ROUTES .. ':paused' end -- tasks that met a pause, by when that was
+
+local function account_of(route) return route:match('^[^/]+') end
+
+local function is_paused(name) return redis.call('HEXISTS', ROUTES, name .. ':paused') == 1 end
 
 -- The names of a task's places on a route.
 local function places(id)
@@ -40,17 +48,18 @@ local function free_places(route, cap)
   return cap - redis.call('ZCOUNT', calls_key(route), now, '+inf')
 end
 
+-- Have a task that was put back looked at now.
+local function wake(id)
+  if redis.call('HDEL', record_key(id), 'retry_at') == 1 then redis.call('ZADD', DUE, 'XX', now, id) end
+end
+
 -- Make as many tasks due as there is room for, of those that have waited longest.
 local function call_up(route)
   local cap = redis.call('HGET', lines_key(), route)
-  if not cap then return end
+  if not cap or is_paused(route) or is_paused(account_of(route)) then return end
   local free = free_places(route, cap)
   if free < 1 then return end
-  for _, waiting in ipairs(redis.call('ZRANGE', waits_key(route), 0, free - 1)) do
-    if redis.call('HDEL', record_key(waiting), 'retry_at') == 1 then
-      redis.call('ZADD', DUE, 'XX', now, waiting)
-    end
-  end
+  for _, waiting in ipairs(redis.call('ZRANGE', waits_key(route), 0, free - 1)) do wake(waiting) end
 end
 
 local function let_go(route, names)
@@ -67,8 +76,9 @@ end
 -- Whether an account or route is shut: the reason and until when. Open, but to be tried by one call
 -- before all others: nothing, nothing, true.
 local function shut(name)
-  local until_, why, probe, failures = unpack(redis.call('HMGET', ROUTES, name .. ':until',
-    name .. ':why', name .. ':probe', name .. ':failures'))
+  local until_, why, probe, failures, paused = unpack(redis.call('HMGET', ROUTES, name .. ':until',
+    name .. ':why', name .. ':probe', name .. ':failures', name .. ':paused'))
+  if paused then return 'paused', now + PAUSE end
   if not until_ then return nil, nil, failures ~= false end
   if tonumber(until_) > now then return why, tonumber(until_) end
   if why == 'rate_limited' then return nil, nil, false end
@@ -81,7 +91,7 @@ end
 --   tried, the route is shut for <ms>, and twice as long each further time.
 --   Everything else is the reason for which it, or its account, is shut for <ms>.
 function ops.judge(route, verdict, ms, most)
-  local account = route:match('^[^/]+')
+  local account = account_of(route)
   local function is_shut_until(name)
     return tonumber(redis.call('HGET', ROUTES, name .. ':until') or 0)
   end
@@ -110,6 +120,42 @@ function ops.judge(route, verdict, ms, most)
   else
     close(route, verdict, ms)
   end
+end
+
+-- The lines of a paused or resumed name: that of the route, or those of all routes of the account.
+local function lines_of(name)
+  local lines = {}
+  for _, route in ipairs(redis.call('HKEYS', lines_key())) do
+    if route == name or account_of(route) == name then lines[#lines + 1] = route end
+  end
+  return lines
+end
+
+-- pause <name>   -> since when it is paused
+function ops.pause(name)
+  redis.call('HSETNX', ROUTES, name .. ':paused', now)
+  for _, route in ipairs(lines_of(name)) do -- who waits for a place there may find one elsewhere
+    for _, id in ipairs(redis.call('ZRANGE', waits_key(route), 0, MOST_WOKEN - 1)) do wake(id) end
+  end
+  return tonumber(redis.call('HGET', ROUTES, name .. ':paused'))
+end
+
+-- resume <name>   -> how many tasks that had met a pause were made due, and how many have not been yet
+--   Those whose pause is another one come back by themselves.
+function ops.resume(name)
+  redis.call('HDEL', ROUTES, name .. ':paused')
+  for _, route in ipairs(lines_of(name)) do call_up(route) end
+  local met = redis.call('ZPOPMIN', paused_key(), MOST_WOKEN)
+  for i = 1, #met, 2 do wake(met[i]) end
+  return { #met / 2, redis.call('ZCARD', paused_key()) }
+end
+
+-- A task met a pause: it is made due when that is over.
+local function wait_for_resume(id)
+  redis.call('ZADD', paused_key(), now, id)
+  -- Whoever still waits has met it again since.
+  redis.call('ZREMRANGEBYSCORE', paused_key(), '-inf', now - 2 * PAUSE)
+  redis.call('PEXPIRE', paused_key(), HOUR)
 end
 
 -- routes   -> what is known of those that are not simply open, as field, value, …, and now

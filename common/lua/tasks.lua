@@ -38,6 +38,7 @@ local function finish(id, status, fields, retention, outcome)
   redis.call('ZREM', DUE, id)
   redis.call('SREM', taken_key(queue), id)
   count_end(status, model, now - created, result, failure, spent)
+  remember_failure(id, failure)
   owe_webhook(key, id, status)
   if outcome ~= '' then
     local bucket = ours('outcomes:') .. string.format('%.0f', math.floor(now / HOUR))
@@ -175,7 +176,12 @@ function ops.begin(id, generation, ttl, standing, going, ...)
   if not may_write(key, generation) then return false end
   if redis.call('HGET', key, 'cancel') == 'requested' then return { -1 } end
   local args, at, reasons = { ... }, standing + 1, { 0 }
-  local deadline, on, waits = unpack(redis.call('HMGET', key, 'deadline', 'route', 'waits'))
+  local deadline, on, waits, model = unpack(redis.call('HMGET', key, 'deadline', 'route', 'waits', 'model'))
+  local model_paused, met_pause = is_paused('model:' .. model), false
+  if model_paused then -- others must not wait behind it
+    stop_waiting(key, id, waits)
+    waits = nil
+  end
   local until_ = math.min(now + ttl, deadline + 15000)
   if on then -- calls that have ended since need no place any more
     local goes_on, ended = {}, {}
@@ -198,10 +204,12 @@ function ops.begin(id, generation, ttl, standing, going, ...)
     local route, cap, wanted = args[at], tonumber(args[at + 1]), tonumber(args[at + 2])
     local first = at + 3
     at = first + 2 * wanted
-    local account = route:match('^[^/]+')
+    local account = account_of(route)
     local why, till, try_account = shut(account)
     local try_route
     if not why then why, till, try_route = shut(route) end
+    if model_paused then why, till = 'paused', now + PAUSE end
+    met_pause = met_pause or why == 'paused'
     local granted, mine = wanted, {}
     for i = 1, wanted do mine[i] = id .. '/' .. args[first + 2 * i - 2]:sub(6) end
     if not why and cap > 0 then
@@ -243,6 +251,7 @@ function ops.begin(id, generation, ttl, standing, going, ...)
     reasons[#reasons + 1] = till - now
   end
   drop_others()
+  if met_pause then wait_for_resume(id) end
   return reasons
 end
 
@@ -302,6 +311,8 @@ function ops.defer(id, generation, wait, blocked, reason)
   if not may_write(key, generation) then return 0 end
   local deadline, route, queue = unpack(redis.call('HMGET', key, 'deadline', 'route', 'queue'))
   local again = math.min(now + wait, deadline)
+  -- The pause that it met was over before it was put back: nobody is going to make it due.
+  if blocked == 'paused' and not redis.call('ZSCORE', paused_key(), id) then again = now end
   redis.call('HDEL', key, 'lease', 'worker')
   redis.call('SREM', taken_key(queue), id)
   redis.call('HSET', key, 'hinted', 0, 'retry_at', again)

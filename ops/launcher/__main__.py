@@ -216,6 +216,7 @@ def _banner(stack: Stack, settings: Settings) -> str:
   Darkroom is ready.
 
   Playground  {stack.address}/#key={quote(stack.api_key)}
+  Operator    {stack.address}/admin#key={quote(stack.admin_key)}
   API         {stack.address}
   Docs        {stack.address}/docs
   Flower      {stack.flower_address}

@@ -1,4 +1,4 @@
-"""The data directory as the launcher uses it: the lock, the first API key, where it answers."""
+"""The data directory as the launcher uses it: the lock, the first keys, where it answers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import secrets
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from ops.launcher.errors import LauncherError
 
-__all__ = ["DataDirectory", "Running"]
+__all__ = ["DataDirectory", "KeyFile", "Running"]
+
+KeyFile = Literal["api_key", "admin_key"]  # the first key, and an operator's
 
 _LOCK_PATIENCE = 0.5  # seconds; a launcher that was killed needs a moment to lose its lock
 
@@ -70,17 +73,17 @@ class DataDirectory:
         """Take the announcement back."""
         self._running_file.unlink(missing_ok=True)
 
-    def api_key(self) -> str:
+    def api_key(self, file: KeyFile = "api_key") -> str:
         """The key of an earlier start, or a new one."""
         with contextlib.suppress(OSError):
-            if key := (self.path / "api_key").read_text().strip():
+            if key := (self.path / file).read_text().strip():
                 return key
-        return self.new_api_key()
+        return self.new_api_key(file)
 
-    def new_api_key(self) -> str:
+    def new_api_key(self, file: KeyFile = "api_key") -> str:
         """A new key, kept for later starts."""
         key = f"sk-{secrets.token_urlsafe(32)}"
-        self.write("api_key", key + "\n")
+        self.write(file, key + "\n")
         return key
 
     def write(self, name: str, text: str) -> Path:

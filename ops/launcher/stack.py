@@ -20,7 +20,7 @@ from common.keys import KeyStore
 from common.liveness import Liveness
 from common.redis_check import check_redis
 from common.settings import Settings
-from ops.launcher.data import DataDirectory, Running
+from ops.launcher.data import DataDirectory, KeyFile, Running
 from ops.launcher.errors import LauncherError
 from ops.launcher.output import Output
 from ops.launcher.ports import check_ports, reachable
@@ -73,7 +73,7 @@ class Stack:
         self.address = f"http://{reachable(settings.host)}:{settings.port}"
         self.flower_address = f"http://{_LOOPBACK}:{settings.flower_port}"
         self.redis_url = settings.redis_url
-        self.api_key = ""
+        self.api_key = self.admin_key = ""
 
     async def start(self) -> None:
         """Start everything and return when all of it answers. Raises LauncherError."""
@@ -97,7 +97,7 @@ class Stack:
             check_redis(self.redis_url)
         self._redis = connect(self.redis_url)
         await self._wait_for([_Probe("valkey", self._ping)])
-        self.api_key = self._register_key()
+        self._register_keys()
         self._start_processes()
         await self._wait_for(self._probes())
         self._data.announce(Running(os.getpid(), self.address, self.redis_url))
@@ -167,18 +167,24 @@ class Stack:
             environment["SANDBOX_URL"] = f"http://{_LOOPBACK}:{settings.sandbox_port}"
         return environment
 
-    def _register_key(self) -> str:
+    def _register_keys(self) -> None:
         given = self._settings.bootstrap_api_key.get_secret_value()
         keys = KeyStore(self._redis)
+
+        def kept(file: KeyFile, name: str, *, admin: bool = False) -> str:
+            key = self._data.api_key(file)
+            if keys.ensure(key, name, admin=admin).revoked:
+                key = self._data.new_api_key(file)
+                keys.ensure(key, name, admin=admin)
+            return key
+
         try:
-            key = given or self._data.api_key()
-            entry = keys.ensure(key, "first key")
-            if entry.revoked and not given:
-                key = self._data.new_api_key()
-                keys.ensure(key, "first key")
+            if given:
+                keys.ensure(given, "first key")
+            self.api_key = given or kept("api_key", "first key")
+            self.admin_key = kept("admin_key", "first operator", admin=True)
         except (DarkroomError, redis.RedisError) as error:
             raise LauncherError(f"REDIS_URL: no API key could be stored: {error}") from error
-        return key
 
     def _probes(self) -> list[_Probe]:
         settings = self._settings

@@ -31,7 +31,7 @@ def test_it_is_valid_3_1(spec: dict[str, Any]) -> None:
 def test_every_route_is_in_it(spec: dict[str, Any], stack: Stack) -> None:
     app = create_app(load_settings(redis_url=stack.valkey.url, data_dir=stack.data_dir))
     pages = {"/", "/docs", "/docs/assets/{filename}", "/openapi.json", "/llms.txt"}
-    pages.add("/playground/{filename}")
+    pages |= {"/playground/{filename}", "/admin"}
     routes = {
         (re.sub(r"<(?:[^:>]+:)?([^>]+)>", r"{\1}", rule.rule), method.lower())
         for rule in app.url_map.iter_rules()

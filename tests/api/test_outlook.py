@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -85,6 +86,16 @@ def test_a_task_whose_every_route_is_shut_says_why(shut: str) -> None:
     recent = Recent(Outcomes(), {shut: Shut("no_credit", 100)})
 
     assert outlook(recent).of(TASK) == {"blocked_reason": "no_credit"}
+
+
+@pytest.mark.parametrize("name", ["bfl", "bfl/flux-pro-1.1", "model:flux-pro"])
+def test_what_an_operator_has_paused_is_said_so_and_not_recommended(name: str) -> None:
+    recent = Recent(Outcomes(), {name: Shut("paused", math.inf)})
+    model = Catalog.load().get("flux-pro")
+
+    assert outlook(recent).of(TASK) == {"blocked_reason": "paused"}
+    assert model is not None
+    assert not recent.is_usable(model, ["bfl"])
 
 
 def test_a_task_with_an_open_route_is_not_blocked() -> None:

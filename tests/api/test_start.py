@@ -109,6 +109,17 @@ def test_keys_are_made_listed_and_revoked(stack: Stack) -> None:
     assert kept not in listed and gone not in listed
 
 
+def test_an_operators_key_is_made_without_limits_and_listed_as_such(stack: Stack) -> None:
+    made = flask(stack, "keys", "create", "night shift", "--admin", "--expires-days", "30")
+    limited = flask(stack, "keys", "create", "x", "--admin", "--images-per-day", "5")
+
+    key = stack.keys.find(made.stdout.strip())
+    assert key is not None and key.admin and key.expires is not None
+    assert "operator, valid until" in flask(stack, "keys", "list").stdout
+    assert limited.returncode == 2
+    assert "--expires-days alone goes with" in limited.stderr
+
+
 def test_the_secret_of_webhooks_is_shown_and_replaced(stack: Stack) -> None:
     flask(stack, "keys", "create", "with webhooks")
     listed = flask(stack, "keys", "list").stdout.splitlines()

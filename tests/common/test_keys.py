@@ -103,6 +103,17 @@ def test_limits_are_kept_with_the_key(keys: KeyStore) -> None:
     assert keys.list() == [key]
 
 
+def test_only_a_key_that_was_made_for_operators_is_theirs(keys: KeyStore) -> None:
+    _, ordinary = keys.create("Ann")
+    _, operators = keys.create("Ann", admin=True)
+
+    assert [key.admin for plain in (ordinary, operators) if (key := keys.find(plain))] == [
+        False,
+        True,
+    ]
+    assert not keys.ensure(ordinary, "Ann", admin=True).admin  # it is one already
+
+
 def test_a_key_from_before_there_were_limits_has_none(keys: KeyStore, valkey: Valkey) -> None:
     digest = hashlib.sha256(PLAIN.encode()).hexdigest()
     entry = {"id": "key_old", "name": "Ann", "created": 1, "expires": None, "revoked": None}

@@ -42,6 +42,8 @@ PROMISED = {
     "/v1/usage": '"object":"usage"',
     "/readyz": '"status":"ready"',
     "/metrics |": "darkroom_tasks_open",
+    "/v1/admin/pause": '"paused":true',
+    "/v1/admin/resume": '"paused":false',
     "Bearer sk-wrong": '"code":"invalid_api_key"',
     "ls -l data/api_key": "-rw-------",
     "${picture}x": '"code":"invalid_signature"',

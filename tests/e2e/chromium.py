@@ -64,6 +64,7 @@ class Page:
         self.lost = 0
         self._to_lose = 0
         self._refusal, self._unrefused = 0, ""
+        self._ready = _OFFERED
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.call("Page.setLifecycleEventsEnabled", enabled=True)
@@ -157,14 +158,16 @@ class Page:
 
     # -- what a person does
 
-    def open(self, url: str) -> None:
+    def open(self, url: str, ready: str = _OFFERED) -> None:
+        """Go there, and wait for what is true of the page when it can be used."""
+        self._ready = ready
         self.call("Page.navigate", url=url)
-        self.until(lambda: self.evaluate(_OFFERED), "models are offered")
+        self.until(lambda: self.evaluate(ready), "the page is ready")
 
     def reload(self) -> None:
         self.evaluate("window.before = true")
         self.call("Page.reload")
-        self.until(lambda: self.evaluate(f"!window.before && {_OFFERED}"), "reloaded")
+        self.until(lambda: self.evaluate(f"!window.before && {self._ready}"), "reloaded")
 
     def click(self, selector: str) -> None:
         """With the pointer, where the element is: what covers it would get the click instead."""

@@ -143,6 +143,40 @@ def test_what_is_told_of_the_fleet_names_nobody(stack: Stack, tenants: list[Tena
     assert leaks(answer, *tenants) == []
 
 
+def test_what_is_an_operators_is_closed_to_every_tenant(
+    stack: Stack, tenants: list[Tenant]
+) -> None:
+    """Whether the task is somebody's, their own or nobody's: all are told the same."""
+    before = [tenant.records() for tenant in tenants]
+    for operation in operations(stack, "admin"):
+        for tenant in tenants:
+            query, asked = {"key": tenants[0].id}, [new_task_id()]
+            asked += [task_id for owner in tenants for task_id in owner.tasks.values()]
+            answers = [
+                tenant.ask(operation.method, operation.of(task_id), params=query, json={})
+                for task_id in asked
+            ]
+            assert {answer.status_code for answer in answers} == {403}, str(operation)
+            assert len({str(told(answer)) for answer in answers}) == 1, str(operation)
+            assert all(leaks(answer, *tenants) == [] for answer in answers)
+    assert [tenant.records() for tenant in tenants] == before
+    assert stack.redis.hgetall("darkroom:routes") == {}
+
+
+def test_operators_are_not_shown_what_tenants_wrote(stack: Stack, tenants: list[Tenant]) -> None:
+    _, key = stack.keys.create("operator", admin=True)
+    headers = {"Authorization": f"Bearer {key}"}
+    for operation in operations(stack, "admin"):
+        if operation.method != "GET":
+            continue
+        for tenant in tenants:
+            for task_id in tenant.tasks.values():
+                answer = ask(stack, "GET", operation.of(task_id), headers=headers)
+                assert answer.status_code == 200
+                told_words = [w for w in (tenant.key, f"apple {tenant.mark}") if w in answer.text]
+                assert told_words == [], str(operation)
+
+
 def test_use_is_counted_for_ones_own_key(stack: Stack) -> None:
     tenants = [Tenant.new(stack, name) for name in ("one", "two", "three")]
     for images, tenant in enumerate(tenants, 1):
@@ -227,7 +261,7 @@ def test_a_key_that_is_not_valid_learns_nothing(
             stack.keys.revoke(former.id)
     asked = [former.tasks["own"], *tenants[0].tasks.values(), new_task_id()]
 
-    for operation in operations(stack, "task", "own", "submit"):
+    for operation in operations(stack, "task", "own", "submit", "admin"):
         answers = [
             ask(stack, operation.method, operation.of(task_id), headers=headers)
             for task_id in asked

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from common.catalog import Catalog
 from common.outbox import Outbox
+from common.oversight import Oversight
 from common.store import Offer
 from common.task import Call, CallState, Failure
 from common.webhook import Try
@@ -14,11 +16,13 @@ ROUTE = "bfl/flux-pro-1.1"
 
 
 def make(stack: Stack) -> None:
-    """A task that completes and has its webhook, one that fails; a worker, a shut route."""
+    """A task that completes and has its webhook, one that fails; a worker, a shut and a paused
+    route."""
     store = stack.store
     store.renew("worker", {})
     store.sweep("sweep")
     store.judge(ROUTE, "no_credit", 300)
+    Oversight(stack.redis, Catalog.load()).pause("fal")
     task_id = stack.submit(webhook_url="https://shop.example.com/")
     claim = stack.claim(task_id)
     call = Call(0, 1, "bfl", "flux-pro-1.1", CallState.SUBMITTING, 1.0)

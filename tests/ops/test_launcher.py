@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import requests
 
 from common.liveness import Liveness
 from tests.processes import until
@@ -117,6 +118,15 @@ def test_the_link_to_the_playground_brings_the_key_along(shared):
     assert re.search(r"Playground +(\S+)", shared.text)[1] == f"{shared.address}/#key={key}"
 
 
+def test_the_link_for_the_operator_brings_a_key_of_its_own(shared):
+    key = (shared.data_dir / "admin_key").read_text().strip()
+    headers = {"Authorization": f"Bearer {key}"}
+
+    assert re.search(r"Operator +(\S+)", shared.text)[1] == f"{shared.address}/admin#key={key}"
+    overview = requests.get(f"{shared.address}/v1/admin/overview", headers=headers, timeout=10)
+    assert overview.status_code == 200
+
+
 def test_a_second_start_on_the_same_directory_is_refused(shared, launch, procfile):
     second = launch(*procfile(), DATA_DIR=str(shared.data_dir))
 
@@ -140,7 +150,7 @@ def test_valkey_wants_its_password(shared):
 
 
 def test_secrets_are_for_their_owner_alone(shared):
-    for name in ("api_key", "run.json", "valkey/valkey.conf"):
+    for name in ("api_key", "admin_key", "run.json", "valkey/valkey.conf"):
         mode = (shared.data_dir / name).stat().st_mode
         assert stat.S_IMODE(mode) == 0o600, name
 
