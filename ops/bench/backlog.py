@@ -6,7 +6,6 @@ Wall-clock time would be that of the machine; Redis works in one thread, and tel
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,7 +134,7 @@ def _round(bench: Rig, owners: int, times: int) -> dict[str, float]:
     # Those that the sweep looks at wait, announced or in their caller's line.
     due: Any = client.zrange(f"darkroom:called:{_QUEUE}", 0, 99)
     due += client.zrange(f"darkroom:line:{_QUEUE}:caller-0", 0, 99 - len(due))
-    client.zadd("darkroom:due", dict.fromkeys(due, time.time() * 1000 - 1))
+    client.zadd("darkroom:due", dict.fromkeys(due, 1))
     return costs | {"sweep of 100 due": cost(lambda _: store.sweep("bench", limit=100), 1)}
 
 

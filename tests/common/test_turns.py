@@ -466,6 +466,9 @@ class TurnsMachine(RuleBasedStateMachine):
         assert max(shares.values(), default=0) <= SHARE
         for owner, line in lines.items():
             assert not line or shares[owner] == SHARE
+        for task_id in in_line:  # no message stands for it, and nobody looks at it before its turn
+            deadline, hinted = redis.hmget(record_key(task_id), "deadline", "hinted")
+            assert (redis.zscore("darkroom:due", task_id), hinted) == (float(deadline), "0")
         lengths = {owner: len(line) for owner, line in lines.items() if line}
         found = redis.hgetall(f"darkroom:lines:{QUEUE}")
         assert {o: int(n) for o, n in found.items()} == lengths
