@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import threading
 from urllib.parse import urlencode
 
 import redis
 from itsdangerous import Signer
 
 from common.connection import store_errors
+from common.errors import StoreUnavailable
 
 __all__ = ["FileSigner"]
 
+_PATIENCE = 2.0  # seconds for which somebody waits for another who asks
 _SECRET = "darkroom:signing_secret"  # noqa: S105 - the name of a Redis key
 
 
@@ -24,6 +27,7 @@ class FileSigner:
         self._redis = client
         self._secret = secret
         self._signer: Signer | None = None
+        self._asking = threading.Lock()
 
     def path(self, name: str, expires: int) -> str:
         """The path and query under which the image `name` loads until `expires`, Unix seconds.
@@ -43,10 +47,14 @@ class FileSigner:
 
     def _signing(self) -> Signer:
         if self._signer is None:
-            secret = self._secret or self._shared_secret()
-            self._signer = Signer(
-                secret, salt="darkroom.files", key_derivation="hmac", digest_method=hashlib.sha256
-            )
+            # One asks for all: when a crowd waits for the first pictures, they end at once.
+            if not self._asking.acquire(timeout=_PATIENCE):
+                raise StoreUnavailable("The secret that signs addresses is not known yet.")
+            try:
+                if self._signer is None:
+                    self._signer = _signer(self._secret or self._shared_secret())
+            finally:
+                self._asking.release()
         return self._signer
 
     def _shared_secret(self) -> str:
@@ -56,6 +64,12 @@ class FileSigner:
                 self._redis.set(_SECRET, secrets.token_hex(32), nx=True)
                 secret = self._redis.get(_SECRET)
         return str(secret)
+
+
+def _signer(secret: str) -> Signer:
+    return Signer(
+        secret, salt="darkroom.files", key_derivation="hmac", digest_method=hashlib.sha256
+    )
 
 
 def _message(name: str, expires: str) -> bytes:

@@ -9,7 +9,7 @@
 local now, micros -- the time, in ms and in microseconds; read anew for each operation
 
 local HOUR = 3600000
-local PATIENT = 300000 -- how soon the sweep looks at a task that has to wait for its turn
+local PATIENT = 300000 -- how soon the sweep looks, at the latest, whether a message is still waiting
 
 local function ours(name) return PREFIX .. name end
 

@@ -22,8 +22,13 @@ function ops.sweep(who, limit, check, retention)
   -- A dead worker's places come back without anybody's doing, and so without a word to the line.
   for _, route in ipairs(redis.call('HKEYS', lines_key())) do call_up(route) end
   local due = redis.call('ZRANGE', DUE, '-inf', now, 'BYSCORE', 'LIMIT', 0, limit, 'WITHSCORES')
-  local announced, timed_out, lag, oldest = 0, 0, 0, {}
+  local announced, timed_out, lag, oldest, later = 0, 0, 0, {}, {}
   if due[2] then lag = now - due[2] end
+  -- When tasks are looked at again is written for many of them at once.
+  local function put_off()
+    if #later > 0 then redis.call('ZADD', DUE, unpack(later)) end
+    later = {}
+  end
   for i = 1, #due, 2 do
     local id = due[i]
     local key = record_key(id)
@@ -32,28 +37,33 @@ function ops.sweep(who, limit, check, retention)
     if not status or is_final(status) then
       redis.call('ZREM', DUE, id)
     elseif tonumber(deadline) <= now then
+      put_off() -- or it would undo what is made due for those that move up
       fail(id, 'timeout', 'The task was not finished within its time.', retention, 'failed')
       timed_out = timed_out + 1
     else
-      local wait = tonumber(check)
-      if in_line(id, queue, owner) then
-        move_up(queue, owner)
-        wait = in_line(id, queue, owner) and PATIENT or MOVED
-      else
+      local again = deadline
+      hinted = tonumber(hinted or 0)
+      if hinted > 0 or not in_line(id, queue, owner) then
         if oldest[queue] == nil then oldest[queue] = oldest_hint(queue) or false end
         -- Queues are first in, first out: with only younger messages left, this one is gone.
-        if hinted ~= '0' and oldest[queue] and oldest[queue] <= tonumber(hinted) then
+        if hinted > 0 and oldest[queue] and oldest[queue] <= hinted then
           -- It is looked after ever more rarely, so that a long queue costs the sweep little.
-          wait = math.max(wait, math.min(now - hinted, PATIENT))
-        elseif announce(id, queue, owner, summary, created * 1000) then
-          announced = announced + 1
+          again = now + math.max(check, math.min(now - hinted, PATIENT))
         else
-          wait = PATIENT
+          hinted = announce(id, queue, owner, summary, created * 1000)
+          redis.call('HSET', key, 'hinted', hinted)
+          if hinted > 0 then
+            announced = announced + 1
+            again = now + check
+          end
         end
       end
-      redis.call('ZADD', DUE, math.min(now + wait, deadline), id)
+      later[#later + 1] = math.min(again, deadline)
+      later[#later + 1] = id
+      if #later >= 1000 then put_off() end
     end
   end
+  put_off()
   if announced > 0 then add(announced, 'announced_again') end
   return { #due / 2, announced, timed_out, lag }
 end

@@ -79,9 +79,10 @@ end
 -- written: a refused task leaves no trace.
 --   of terms: owner, model, images, estimate (millionths; absent when no price is known), limits,
 --   deadline and retention (ms)
---   -> nil, and with a limit on requests how many are left and the ms until all are
+--   -> nil; with a limit on requests how many are left and the ms until all are; and what `charge` of the
+--      record is to be
 --   -> why it is refused, how much of it is used, the ms until that changes, -1 when nobody knows;
---      and as above
+--      and with a limit on requests as above
 local function admit(id, terms)
   local owner, limits, price = terms.owner, terms.limits, terms.estimate
   local day = math.floor(now / DAY)
@@ -117,7 +118,6 @@ local function admit(id, terms)
   end
 
   local charge = string.format('%s %d %d %s %s', id, day, terms.images, whole(price or -1), terms.model)
-  redis.call('HSET', record_key(id), 'charge', charge)
   redis.call('ZADD', open, now + terms.deadline, charge)
   redis.call('PEXPIRE', open, MONTH_KEPT)
   if enter(owner, day, terms.model, { images = terms.images, spent = price or 0,
@@ -125,10 +125,10 @@ local function admit(id, terms)
     -- Records that were lost are long gone by then. What they have cost nobody knows: it stays entered.
     redis.call('ZREMRANGEBYSCORE', open, '-inf', '(' .. whole(now - terms.retention))
   end
-  if not left then return nil, {} end
+  if not left then return nil, {}, charge end
   redis.call('SET', requests_key(owner), whole(full + each), 'PX',
              whole(math.ceil((full + each - micros) / 1000)))
-  return nil, { left - 1, math.ceil((full + each - micros) / 1000) }
+  return nil, { left - 1, math.ceil((full + each - micros) / 1000) }, charge
 end
 
 -- Put right what was entered for a task, now that its record says how it ended; a task ends once. An

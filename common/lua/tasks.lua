@@ -3,8 +3,8 @@
 -- A record is a hash. `status` moves pending -> processing -> completed | failed and never back.
 -- `generation` is the fencing token: it grows with each claim, and a writer that carries an older
 -- one is refused. `lease` is the time until which the claim holds; `hinted` the time of the last
--- Celery message for the task, 0 once that message has done its work. `call:<first>` fields are the
--- journal of paid calls. `route` is the capped route on which the task has calls in flight, `waits`
+-- Celery message for the task, 0 once that message has done its work and while it waits in a line.
+-- `call:<first>` fields are the journal of paid calls. `route` is the capped route on which the task has calls in flight, `waits`
 -- the one whose turn it waits for.
 
 -- Enter into the timeline how a task ended. `result` and `failure` are as the record has them.
@@ -95,15 +95,15 @@ function ops.create(id, terms, ...)
   local others = redis.call('ZCARD', waits_key(terms.route))
   local full = too_long(queue, owner, terms.most, terms.deadline, others)
   if full then return { 'full', math.ceil(full) } end
-  local refusal, left = admit(id, terms)
+  local refusal, left, charge = admit(id, terms)
   if refusal then return { 'exceeds', unpack(refusal) } end
+  local hinted = announce(id, queue, owner, terms.summary, micros)
   redis.call('HSET', key, 'id', id, 'owner', owner, 'queue', queue, 'summary', terms.summary,
              'status', 'pending', 'generation', 0, 'attempts', 0, 'losses', 0, 'created', now,
-             'deadline', deadline, ...)
-  note(key, 'accepted')
+             'deadline', deadline, 'charge', charge, 'hinted', hinted,
+             'timeline', with_entry(nil, now, 'accepted'), ...)
   redis.call('PEXPIREAT', key, deadline + terms.retention)
-  local announced = announce(id, queue, owner, terms.summary, micros)
-  redis.call('ZADD', DUE, math.min(now + (announced and terms.check or PATIENT), deadline), id)
+  redis.call('ZADD', DUE, hinted == 0 and deadline or math.min(now + terms.check, deadline), id)
   local index = ours('owner:' .. owner)
   redis.call('ZADD', index, micros, id)
   redis.call('ZREMRANGEBYSCORE', index, '-inf', micros - 1000 * (terms.deadline + terms.retention))
@@ -116,8 +116,9 @@ end
 -- claim <id> <worker> <lease ms> <retention ms> <most losses>   -> now and the record, or nothing
 function ops.claim(id, worker, ttl, retention, most_losses)
   local key = record_key(id)
-  local status, lease, deadline, losses, retry_at, queue, owner =
-    unpack(redis.call('HMGET', key, 'status', 'lease', 'deadline', 'losses', 'retry_at', 'queue', 'owner'))
+  local status, lease, deadline, losses, retry_at, queue, owner, generation, attempts, created, started,
+    timeline, route, blocked = unpack(redis.call('HMGET', key, 'status', 'lease', 'deadline', 'losses',
+    'retry_at', 'queue', 'owner', 'generation', 'attempts', 'created', 'started', 'timeline', 'route', 'blocked'))
   if not status or is_final(status) then return false end
   leave(id, queue, owner)
   if lease and tonumber(lease) >= now then return false end
@@ -127,7 +128,7 @@ function ops.claim(id, worker, ttl, retention, most_losses)
     return false
   end
   if lease then -- an expired lease: whoever held it died
-    note(key, 'worker_lost', { worker = worker_id(redis.call('HGET', key, 'worker')) })
+    timeline = note(key, 'worker_lost', { worker = worker_id(redis.call('HGET', key, 'worker')) })
     add(1, 'leases_lost')
     losses = losses + 1
     if losses >= tonumber(most_losses) then
@@ -135,20 +136,17 @@ function ops.claim(id, worker, ttl, retention, most_losses)
            retention, 'failed')
       return false
     end
-    redis.call('HSET', key, 'losses', losses)
   end
   local until_ = math.min(now + ttl, deadline + 15000)
-  redis.call('HINCRBY', key, 'generation', 1)
-  redis.call('HINCRBY', key, 'attempts', 1)
-  redis.call('HSETNX', key, 'started', now)
-  redis.call('HDEL', key, 'retry_at', 'blocked')
-  redis.call('HSET', key, 'status', 'processing', 'worker', worker, 'lease', until_, 'hinted', 0)
-  note(key, 'claimed', { worker = worker_id(worker) })
+  redis.call('HSET', key, 'status', 'processing', 'worker', worker, 'lease', until_, 'hinted', 0,
+             'generation', generation + 1, 'attempts', attempts + 1, 'losses', losses,
+             'started', started or now,
+             'timeline', with_entry(timeline, created, 'claimed', { worker = worker_id(worker) }))
+  if retry_at or blocked then redis.call('HDEL', key, 'retry_at', 'blocked') end
   redis.call('ZADD', DUE, until_, id)
   redis.call('SADD', taken_key(queue), id)
   if status == 'pending' then redis.call('PUBLISH', MOVES, id) end
   local record = redis.call('HGETALL', key)
-  local route = redis.call('HGET', key, 'route')
   if route then -- calls that go on at the provider, whoever asks about them
     local going = {}
     for i = 1, #record, 2 do

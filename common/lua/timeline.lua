@@ -20,13 +20,19 @@ local function without_middle(timeline)
   return table.concat(lines, '\n')
 end
 
--- Enter what just happened to a task. `fields` may be nothing.
-local function note(key, event, fields)
-  local created, timeline = unpack(redis.call('HMGET', key, 'created', 'timeline'))
+-- A timeline, which may be nothing yet, with what just happened to a task. `fields` may be nothing.
+local function with_entry(timeline, created, event, fields)
   local line = string.format('%.0f %s', now - created, event)
   if fields and next(fields) then line = line .. ' ' .. cjson.encode(fields) end
-  if timeline then line = without_middle(timeline) .. '\n' .. line end
-  redis.call('HSET', key, 'timeline', line)
+  return timeline and without_middle(timeline) .. '\n' .. line or line
+end
+
+-- Enter it into the record. Returns the timeline as it is then.
+local function note(key, event, fields)
+  local created, timeline = unpack(redis.call('HMGET', key, 'created', 'timeline'))
+  timeline = with_entry(timeline, created, event, fields)
+  redis.call('HSET', key, 'timeline', timeline)
+  return timeline
 end
 
 -- What people may know a worker by: the last part of its name, which is drawn by lot.

@@ -35,46 +35,56 @@ end
 -- A Celery message is a hint: it may be lost or doubled at no cost. HINT is a whole kombu envelope with
 -- @ID@, @TAG@, @SUMMARY@ and @QUEUE@ left open; the tag starts with the time, by which the sweep can
 -- tell whether a message may still be waiting in its queue.
+local PIECES = {} -- of HINT: text and what is left open, by turns
+for text, open in (HINT .. '@@'):gmatch('([^@]*)(@%u*@)') do
+  PIECES[#PIECES + 1] = text
+  PIECES[#PIECES + 1] = open
+end
+PIECES[#PIECES] = nil -- the mark of the end
+
+-- Push a task's message. Whoever does so has the record say when: `hinted` is now.
 local function push_hint(id, queue, summary)
   local values = { ['@ID@'] = id, ['@SUMMARY@'] = summary, ['@QUEUE@'] = queue,
                    ['@TAG@'] = string.format('%.0f-%s', now, id) }
-  redis.call('LPUSH', queue, (HINT:gsub('@%u+@', values)))
-  redis.call('HSET', record_key(id), 'hinted', now)
-end
-
-local function call(id, queue, owner, summary)
-  if redis.call('ZADD', called_key(queue), micros, id) == 1 then count(shares_key(queue), owner, 1) end
-  push_hint(id, queue, summary)
+  local message = {}
+  for i, piece in ipairs(PIECES) do message[i] = values[piece] or piece end
+  redis.call('LPUSH', queue, table.concat(message))
 end
 
 -- Announce a task, or have it wait in its caller's line, which is in the order of `since`
--- (microseconds). Returns whether it was announced.
+-- (microseconds). Returns `hinted` as the record is to have it from now on: now, or 0 in the line.
 local function announce(id, queue, owner, summary, since)
-  local mine = redis.call('HGET', shares_key(queue), owner)
-  if not mine or tonumber(mine) < SHARE or redis.call('ZSCORE', called_key(queue), id) then
-    call(id, queue, owner, summary)
-    return true
+  local mine = tonumber(redis.call('HGET', shares_key(queue), owner) or 0)
+  if mine < SHARE or redis.call('ZSCORE', called_key(queue), id) then
+    if redis.call('ZADD', called_key(queue), micros, id) == 1 then count(shares_key(queue), owner, 1) end
+    push_hint(id, queue, summary)
+    return now
   end
   if redis.call('ZADD', line_key(queue, owner), 'NX', since, id) == 1 then
     count_in_line(queue, owner, 1)
   end
-  return false
+  return 0
 end
 
 local function in_line(id, queue, owner)
   return redis.call('ZSCORE', line_key(queue, owner), id) ~= false
 end
 
--- Let the oldest of a caller's line take its turn, for as long as its share allows.
+-- Announce the oldest of a caller's line that is not over, in the place of its share that was just left.
+-- Returns whether there was one.
 local function move_up(queue, owner)
-  while tonumber(redis.call('HGET', shares_key(queue), owner) or 0) < SHARE do
+  while true do
     local id = redis.call('ZPOPMIN', line_key(queue, owner))[1]
-    if not id then return end
+    if not id then return false end
     count_in_line(queue, owner, -1)
-    local status, summary = unpack(redis.call('HMGET', record_key(id), 'status', 'summary'))
+    local key = record_key(id)
+    local status, summary = unpack(redis.call('HMGET', key, 'status', 'summary'))
     if status and not is_final(status) then
-      call(id, queue, owner, summary)
+      redis.call('ZADD', called_key(queue), micros, id)
+      push_hint(id, queue, summary)
+      redis.call('HSET', key, 'hinted', now)
       redis.call('ZADD', DUE, 'XX', now + MOVED, id)
+      return true
     end
   end
 end
@@ -82,8 +92,7 @@ end
 -- A task waits for no turn any more: its message was seen, or it is over.
 local function leave(id, queue, owner)
   if redis.call('ZREM', called_key(queue), id) == 1 then
-    count(shares_key(queue), owner, -1)
-    move_up(queue, owner)
+    if not move_up(queue, owner) then count(shares_key(queue), owner, -1) end
   elseif redis.call('ZREM', line_key(queue, owner), id) == 1 then
     count_in_line(queue, owner, -1)
   end

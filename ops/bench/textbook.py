@@ -1,13 +1,15 @@
 """What a user would write instead, in a page: Flask, `apply_async` and the Redis result backend.
 
 No journal, no lease, no key, no check: a lost worker loses the task, or buys its picture again.
-Beside it the view that answers with the same JSON always, the most that the server itself can do.
+Beside it the views that answer with the same JSON always, at once or to a crowd in one moment: the
+most that the server itself can do.
 """
 
 from __future__ import annotations
 
 import base64
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,37 @@ app = Flask("textbook")
 @app.get("/constant")
 def constant() -> Any:
     return jsonify({"id": "imgtask_0", "object": "image.generation.task", "status": "pending"})
+
+
+class _Crowd:
+    """Requests that are held until all of them are let go at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.released = threading.Event()
+
+
+_crowds = [_Crowd()]  # the last one gathers
+
+
+@app.get("/held")
+def held() -> Any:
+    crowd = _crowds[-1]
+    crowd.number += 1
+    crowd.released.wait(60)
+    return jsonify({"id": "imgtask_0", "object": "image.generation.task", "status": "completed"})
+
+
+@app.get("/crowd")
+def crowd() -> Any:
+    return jsonify(_crowds[-1].number)
+
+
+@app.post("/release")
+def release() -> Any:
+    _crowds.append(_Crowd())
+    _crowds.pop(0).released.set()
+    return jsonify(None)
 
 
 @app.post("/images")

@@ -43,6 +43,7 @@ _REQUEST = ImageRequest("flux-pro", "a red apple")
 _LEASE = 600.0  # seconds
 _AT_A_TIME = 50  # connections that are opened before it is looked whether they are held
 
+_CONSTANT = "none: constant answers, all at once"
 _HEAD = (
     "tasks end",
     "requests",
@@ -57,15 +58,35 @@ _HEAD = (
 
 
 @dataclass(frozen=True, slots=True)
-class _System:
-    """A Valkey and a front end that runs in one process."""
+class _Server:
+    """What answers, in one process."""
+
+    web: int  # its id
+    port: int
+
+    def cpu(self) -> float:
+        """Seconds of processor time that it has used."""
+        fields = Path(f"/proc/{self.web}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self) -> int:
+        """Bytes that it has to itself."""
+        lines = Path(f"/proc/{self.web}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+
+    def calls(self) -> int:
+        """Grows by one with each request that is held, or by more, and by nothing while it is."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class _System(_Server):
+    """A Valkey and a front end."""
 
     url: str
     client: redis.Redis
     store: TaskStore
     owner: str
-    web: int  # process id
-    port: int
 
     def new_task(self) -> str:
         """A task that a worker has taken."""
@@ -81,16 +102,6 @@ class _System:
         assert created is not None
         assert self.store.claim(task_id, "bench") is not None
         return task_id
-
-    def cpu(self) -> float:
-        """Seconds of processor time that the front end has used."""
-        fields = Path(f"/proc/{self.web}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def memory(self) -> int:
-        """Bytes that the front end has to itself."""
-        lines = Path(f"/proc/{self.web}/smaps_rollup").read_text().splitlines()
-        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
     def calls(self) -> int:
         """How many operations were carried out: one call, one round trip each."""
@@ -128,9 +139,80 @@ def _running(folder: Path) -> Iterator[_System]:
         stack.callback(client.close)
         _wait_until_up(port)
         (key,) = KeyStore(client).list()  # made by the first request
-        (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         store = TaskStore(client, lease=_LEASE)
-        yield _System(valkey.url, client, store, key.id, int(worker), port)
+        yield _System(_child(process), port, valkey.url, client, store, key.id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Constant(_Server):
+    """The textbook's server: what it takes to answer a crowd for which nothing has to be done."""
+
+    def calls(self) -> int:
+        """How many requests are held."""
+        return int(self._ask("GET /crowd").rpartition(b"\n")[2])
+
+    def release(self) -> float:
+        """Let them go. When that was asked for, in Unix seconds."""
+        at = time.time()
+        self._ask("POST /release")
+        return at
+
+    def _ask(self, what: str) -> bytes:
+        with socket.create_connection(("127.0.0.1", self.port)) as asked:
+            head = (
+                f"{what} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            )
+            asked.sendall(head.encode())
+            return b"".join(iter(lambda: asked.recv(65536), b"")).strip()
+
+
+@contextlib.contextmanager
+def _running_constant() -> Iterator[_Constant]:
+    port = pick_free_port()
+    command = [
+        *(sys.executable, "-m", "gunicorn", "--worker-class", "api.gunicorn_worker.Worker"),
+        *("--workers", "1", "--worker-connections", "8000", "--keep-alive", "2"),
+        *("--no-control-socket", "--log-level", "warning"),
+        *("--bind", f"127.0.0.1:{port}", "ops.bench.textbook:app"),
+    ]
+    process = subprocess.Popen(command, cwd=_ROOT)
+    try:
+        ends = time.monotonic() + 60
+        while time.monotonic() < ends:
+            with contextlib.suppress(OSError, ValueError):
+                _Constant(0, port).calls()
+                break
+            time.sleep(0.1)
+        yield _Constant(_child(process), port)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _measure_constant(requests: int) -> tuple[object, ...]:
+    """The line of the table that none of ours can go below."""
+    with _running_constant() as system:
+        clients = _Clients(system, ["held"] * requests, "/{}")
+        empty = system.memory()
+        clients.connect(1)
+        memory = system.memory() - empty
+        used = system.cpu()
+        released = system.release()
+        late = sorted((came - released) * 1000 for _, came in clients.answers())
+        used = system.cpu() - used
+    cost = round(used / requests * 1e6)
+    return (_CONSTANT, requests, *_parts(late), cost, 0, 0.0, round(memory / requests / 1000))
+
+
+def _parts(late: Sequence[float]) -> Iterator[int]:
+    """The median, the 99th percentile and the most of what is sorted, in whole milliseconds."""
+    for part in (0.5, 0.99, 1):
+        yield round(late[min(len(late) - 1, int(len(late) * part))])
+
+
+def _child(process: subprocess.Popen[bytes]) -> int:
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return int(child)
 
 
 def _wait_until_up(port: int) -> None:
@@ -151,7 +233,7 @@ def _request(path: str) -> bytes:
 class _Clients:
     """Each waits on a connection of its own, for the answer to `path`, or follows with events."""
 
-    def __init__(self, system: _System, tasks: Sequence[str], path: str) -> None:
+    def __init__(self, system: _Server, tasks: Sequence[str], path: str) -> None:
         self._system = system
         self._tasks = tasks
         self._path = path
@@ -196,7 +278,7 @@ class _Clients:
     def _is_whole(answer: bytes) -> bool:
         if b"text/event-stream" in answer:
             return b"\n\n" in answer.partition(b"\nevent: done")[2]
-        if not answer.endswith(b"}"):
+        if not answer.rstrip().endswith(b"}"):
             return False
         assert b'"completed"' in answer or b'"failed"' in answer, answer
         return True
@@ -259,7 +341,7 @@ class _Case:
         return (
             self.name,
             count,
-            *(round(late[min(count - 1, int(count * part))]) for part in (0.5, 0.99, 1)),
+            *_parts(late),
             round(used / count * 1e6),
             calls,
             (sum(quiet.values()) - quiet["info"]) / _QUIET,
@@ -282,13 +364,18 @@ def main() -> None:
         _Case("one by one, followed", _end_one_by_one, many, 1, "/v1/tasks/{}/events", 2),
         _Case("all at once, followed", _end_at_once, many, 1, "/v1/tasks/{}/events", 2),
     )
-    print(f"| {' | '.join(_HEAD)} |\n|{'---|' * len(_HEAD)}")
+    print(f"{_line(_HEAD)}\n|{'---|' * len(_HEAD)}")
     # Memory that was used once is used again: each kind of request gets a process that is new.
     for same in (cases, followed):
         with tempfile.TemporaryDirectory() as folder, _running(Path(folder)) as system:
             for case in same:
                 row = case.measure(system, options.rate)
-                print(f"| {' | '.join(map(str, row))} |", flush=True)
+                print(_line(row), flush=True)
+    print(_line(_measure_constant(many)))
+
+
+def _line(row: Sequence[object]) -> str:
+    return f"| {' | '.join(map(str, row))} |"
 
 
 if __name__ == "__main__":

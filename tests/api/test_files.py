@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
@@ -232,3 +233,14 @@ def test_a_front_end_that_starts_while_redis_is_full_knows_the_secret(valkey: Va
 
     with valkey.full():
         assert FileSigner(valkey.redis).path("name", 1) == path
+
+
+def test_one_asks_for_the_secret_when_a_crowd_needs_it(valkey: Valkey) -> None:
+    signer = FileSigner(valkey.redis)
+    valkey.redis.config_resetstat()
+    with ThreadPoolExecutor(50) as crowd:
+        paths = set(crowd.map(lambda _: signer.path("name", 1), range(50)))
+
+    commands = valkey.commands()
+    assert len(paths) == 1
+    assert commands["get"] + commands["set"] == 3

@@ -225,3 +225,13 @@ def test_a_status_read_again_and_again_never_goes_back(stack: Stack) -> None:
     seen.append(stack.get(f"/v1/tasks/{task_id}").json()["status"])
 
     assert seen == ["pending", "processing", "failed", "failed"]
+
+
+@pytest.mark.parametrize("path", ["/v1/tasks/{}", "/v1/tasks/{}?wait=1", "/v1/tasks/{}/events"])
+def test_what_cannot_be_an_id_is_not_looked_for(stack: Stack, path: str) -> None:
+    stack.get("/v1/tasks/none")  # from now on the key is known
+    before = stack.commands().get("fcall", 0)
+    answer = stack.get(path.format("imgtask_none"))
+
+    assert answer.status_code == 404
+    assert stack.commands().get("fcall", 0) == before

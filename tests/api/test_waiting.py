@@ -5,16 +5,16 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
 from api.waiting import Held, Waiting
-from common.store import ENDED_CHANNEL, TaskStore
+from common.store import ENDED_CHANNEL, MOVED_CHANNEL, TaskStore
 from common.task import ImageRequest, Status, Task
 from tests.api.conftest import open_waiting
-from tests.common.tasks import FAILURE, create
+from tests.common.tasks import FAILURE, claim, create
 from tests.half_open import running_proxy
 from tests.processes import until
 from tests.valkey import Valkey
@@ -32,8 +32,8 @@ def wait(waiting: Waiting, store: TaskStore) -> Iterator[Wait]:
         waiting.release()
 
 
-def listening(valkey: Valkey) -> bool:
-    return bool(valkey.redis.pubsub_numsub(ENDED_CHANNEL)[0][1] == 1)
+def listening(valkey: Valkey, channel: str = ENDED_CHANNEL) -> bool:
+    return bool(valkey.redis.pubsub_numsub(channel)[0][1] == 1)
 
 
 def end_at_once(valkey: Valkey, *task_ids: str) -> None:
@@ -132,6 +132,33 @@ def test_news_that_come_when_a_wait_is_over_are_for_the_next() -> None:
     listener.join(5)
 
     assert heard == tasks
+
+
+def test_news_are_not_overtaken_by_older_ones(
+    valkey: Valkey, waiting: Waiting, store: TaskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What moves and what ends is heard of in two threads, and a read can take its time."""
+    task_id, slow = create(store), threading.Event()
+    read_many = waiting._store.read_many
+
+    def read_slowly(ids: Iterable[str]) -> tuple[Task | None, ...]:
+        tasks = read_many(ids)
+        if any(task is not None and task.status is Status.PROCESSING for task in tasks):
+            slow.set()
+            time.sleep(0.5)  # in which another would have been read and told
+        return tasks
+
+    with waiting.hold(task_id, None, lambda task: True, every_move=True) as held:
+        until(lambda: listening(valkey, ENDED_CHANNEL) and listening(valkey, MOVED_CHANNEL))
+        monkeypatch.setattr(waiting._store, "read_many", read_slowly)
+        generation = claim(store, task_id).task.generation
+        assert slow.wait(10)
+        assert store.fail(task_id, generation, FAILURE)
+        while held.wait(2):  # until there are no more
+            last = held.task
+
+    assert last is not None
+    assert last.status is Status.FAILED
 
 
 def test_one_listens_at_a_time_however_they_come_and_go(valkey: Valkey, store: TaskStore) -> None:

@@ -72,9 +72,30 @@ def test_operations_need_few_commands_however_many_tasks_wait(
     for _ in range(waiting):
         create(store)
 
-    assert _within(valkey, lambda: create(store)) <= 30
-    assert _within(valkey, lambda: store.read(task_id)) <= 12
-    assert _within(valkey, lambda: claim(store, task_id)) <= 35
+    assert _within(valkey, lambda: create(store)) <= 26
+    assert _within(valkey, lambda: store.read(task_id)) <= 7
+    assert _within(valkey, lambda: claim(store, task_id)) <= 18
+
+
+@pytest.mark.parametrize("due", [4, 200])
+def test_a_sweep_needs_two_commands_for_a_task_that_waits(
+    valkey: Valkey, store: TaskStore, due: int
+) -> None:
+    waiting = dict.fromkeys((create(store) for _ in range(due)), 1)
+    valkey.redis.zadd("darkroom:due", waiting)
+
+    assert _within(valkey, lambda: store.sweep("a")) <= 10 + 2 * due
+
+
+def test_a_task_in_line_is_not_looked_at_before_its_deadline(
+    valkey: Valkey, store: TaskStore
+) -> None:
+    ids = [create(store, deadline=3600) for _ in range(10)]
+    in_line = valkey.redis.zrange("darkroom:line:images.bfl:key_a", 0, -1)
+
+    later = valkey.redis.time()[0] * 1000 + 3500_000
+    assert in_line == ids[4:]
+    assert set(valkey.redis.zrange("darkroom:due", later, "+inf", byscore=True)) == set(in_line)
 
 
 def test_a_pending_task_takes_little_memory(valkey: Valkey, store: TaskStore) -> None:

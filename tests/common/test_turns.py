@@ -122,6 +122,21 @@ def test_a_lost_message_holds_up_the_line_until_it_is_sent_again(
     assert len(found) == len(ids)
 
 
+def test_who_moves_up_within_a_sweep_is_looked_at_soon(
+    make_store: MakeStore, valkey: Valkey
+) -> None:
+    store = make_store(check=0.001)
+    ids = [create(store) for _ in range(SHARE + 1)]
+    let_deadline_pass(valkey, ids[0])
+    valkey.redis.zadd("darkroom:due", {ids[SHARE]: 1, ids[0]: 2})  # first it is seen in its line
+
+    store.sweep("a")
+
+    assert messages(valkey)[-1] == ids[SHARE]
+    now = valkey.redis.time()[0] * 1000
+    assert (valkey.redis.zscore("darkroom:due", ids[SHARE]) or 0) < now + 20_000
+
+
 def test_a_task_that_waits_in_line_costs_the_sweep_little(
     make_store: MakeStore, valkey: Valkey
 ) -> None:
@@ -466,6 +481,9 @@ class TurnsMachine(RuleBasedStateMachine):
         assert max(shares.values(), default=0) <= SHARE
         for owner, line in lines.items():
             assert not line or shares[owner] == SHARE
+        for task_id in in_line:  # no message stands for it, and nobody looks at it before its turn
+            deadline, hinted = redis.hmget(record_key(task_id), "deadline", "hinted")
+            assert (redis.zscore("darkroom:due", task_id), hinted) == (float(deadline), "0")
         lengths = {owner: len(line) for owner, line in lines.items() if line}
         found = redis.hgetall(f"darkroom:lines:{QUEUE}")
         assert {o: int(n) for o, n in found.items()} == lengths
