@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ops.bench.load import get, post
 from ops.bench.rig import KEY, Rig, Running, until
@@ -46,7 +47,8 @@ class System:
         return bench.web()
 
     def start_worker(self, bench: Rig, *, impatient: bool = False) -> Running:
-        return bench.worker(**(self.impatience if impatient else {}))
+        settings: dict[str, Any] = self.impatience if impatient else {}
+        return bench.worker(**settings)
 
     def start_others(self, bench: Rig) -> list[Running]:
         """What else it consists of."""
@@ -60,7 +62,7 @@ class System:
 
     def told(self, answer: str) -> Told:
         body = json.loads(answer.partition("\r\n\r\n")[2])
-        return Told(body["id"], body["status"], (body.get("error") or {}).get("code", ""))
+        return Told(body["id"], body["status"], body.get("error_detail", {}).get("code", ""))
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Peer(Textbook):
         "--no-control-socket --bind 127.0.0.1:PORT PACKAGE_app:app"
     )
     worker: str = ""
+    hurry: str = ""  # further words for a worker that is to be impatient
     ready: str = ""  # what a worker says when it is
     impatience: dict[str, str] = field(default_factory=lambda: {"PEER_IMPATIENT": "1"})
 
@@ -117,7 +120,8 @@ class Peer(Textbook):
         log = bench.directory / f"{self.package}-worker.log"
         log.unlink(missing_ok=True)
         settings = self.impatience if impatient else {}
-        worker = self._start(bench, "worker", self.worker, 0, **settings)
+        line = f"{self.worker} {self.hurry if impatient else ''}"
+        worker = self._start(bench, "worker", line, 0, **settings)
         self._until(lambda: self.ready in log.read_text(), worker)
         return worker
 
@@ -185,6 +189,7 @@ def systems(cache: Path) -> list[System]:
             rate=2.0,
             cache=cache,
             worker="rq worker --url REDIS_URL",
+            hurry="--maintenance-interval 10 --job-monitoring-interval 1",
             ready="Listening on",
         ),
         LiteLLM(name="LiteLLM proxy", package="litellm", cache=cache),
