@@ -18,7 +18,7 @@ from ops.bench.load import Load, get, post, run
 from ops.bench.report import Finding, Row
 from ops.bench.rig import KEY, Rig, Running, rig, until
 from ops.bench.stub import picture
-from ops.bench.worker import Ends, hearing, keep
+from ops.bench.worker import Ends, feed, hearing, keep
 from ops.launcher.ports import is_free, pick_free_port
 from workers.providers.replicate import Replicate
 
@@ -42,6 +42,8 @@ def generation(directory: Path, brief: bool) -> Finding:
         web = bench.web()
         found["poll"] = [_polls(bench, web, 0.3 if brief else 3.0) for _ in range(rounds)]
         renewed = _renewals(bench, 50 if brief else 1000)
+    with rig(directory / "slots") as bench:
+        slot = _slot(bench, 50 if brief else 400)
     with rig(directory / "large") as bench:
         bench.provider(0.5, side=1024)
         stack = _Stack(bench, 1 if brief else 5)
@@ -81,6 +83,7 @@ def generation(directory: Path, brief: bool) -> Finding:
         "picture_bytes": len(picture(1024)),
         "served_us": min(served),
         "renewed_us": renewed,
+        "slot_bytes": slot,
         "idle": idle,
         "looks": (_LONG - _SHORT) / Replicate.poll_every,  # by how many more a long job has
     }
@@ -157,6 +160,17 @@ def _polls(bench: Rig, web: Running, seconds: float) -> dict[str, float]:
         "web_us": (web.cpu() - web_before) / outcome.count * 1e6,
         "redis_us": (bench.redis_cpu() - redis_before) / outcome.count * 1e6,
     }
+
+
+def _slot(bench: Rig, number: int) -> float:
+    """Bytes that a worker needs more for a generation in flight, when so many are at once."""
+    bench.provider(gate=number)
+    worker = bench.worker(concurrency=number + 50)
+    time.sleep(0.5)
+    idle = worker.memory()
+    with hearing(bench.redis_url) as ends:
+        ends.wait(list(feed(keep(bench.store, number), number, 0)), 120)
+    return (worker.memory() - idle) / number
 
 
 def _renewals(bench: Rig, number: int) -> float:

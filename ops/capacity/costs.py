@@ -74,7 +74,6 @@ def costs_from(directory: Path) -> Costs:
     inline, large = least["inline"], least["large"]
     job, long_job, looks = least["job"], least["job, long"], numbers["looks"]
     idle = _case(directory, "idle")["numbers"]["megabytes"]
-    in_flight = _case(directory, "in-flight")["numbers"]["threads"]
     submits = _case(directory, "submits")["numbers"]["rounds"]["submit"]
     about = generation["machine"]
     return Costs(
@@ -95,7 +94,7 @@ def costs_from(directory: Path) -> Costs:
         redis_in_bytes=inline["redis_in"],
         redis_out_bytes=inline["redis_out"],
         picture_bytes=numbers["picture_bytes"],
-        slot_bytes=in_flight["bytes_each"],
+        slot_bytes=numbers["slot_bytes"],
         web_bytes=idle["web"] * 1e6,
         worker_bytes=idle["worker"] * 1e6,
         measured=f"{about['date']}, commit {about['commit']}, {about['cores']} cores "

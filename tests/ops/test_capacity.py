@@ -63,7 +63,7 @@ def test_a_single_queue_waits_as_theory_says(share: float) -> None:
     # One front end and nothing else: Poisson's arrivals, constant service, one server. Pollaczek
     # and Khinchine: the mean wait is share / (1 - share) / 2 services.
     costs = replace(COSTS, submit_web=0.01, task_worker=1e-9, task_redis=1e-9)
-    seen = outcome(costs, rate=share / 0.01, seconds=300, provider=0.0)
+    seen = outcome(costs, rate=share / 0.01, seconds=100 / share, provider=0.0)
 
     mean = sum(seen.added) / len(seen.added)
     assert mean == pytest.approx(0.01 * (1 + share / (1 - share) / 2), rel=0.1)
@@ -105,6 +105,13 @@ def test_beyond_the_most_it_does_the_most(
     seen = outcome(costs, rate=2 * most, seconds=30, **differently)
 
     assert seen.throughput == pytest.approx(most, rel=0.05)
+
+
+def test_who_comes_first_is_served_first() -> None:
+    # A line before the slots that grows steadily: the middle one waits half as long as the last.
+    seen = outcome(FREE, rate=100, slots=50, provider=0.996)
+
+    assert seen.quantile(0.5) == pytest.approx(seen.added[-1] / 2, rel=0.1)
 
 
 def test_two_workers_do_twice_as_much() -> None:
@@ -216,11 +223,11 @@ def figures(directory: Path, *, size: str = "full", look: float = 1000.0) -> Non
             "looks": 12,
             "served_us": 1000,
             "renewed_us": 10,
+            "slot_bytes": 60_000,
             "picture_bytes": 1_500_000,
             "idle": {"redis_us": 1000},
         },
         "submits": {"rounds": {"submit": [{"cpu_us": 700}, {"cpu_us": 600}]}},
-        "in-flight": {"threads": {"bytes_each": 60_000}},
         "idle": {"megabytes": {"web": 80, "worker": 70}},
     }
     about = {"date": "2026-11-25", "commit": "abc", "cores": 2, "processor": "P"}

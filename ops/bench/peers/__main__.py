@@ -48,13 +48,11 @@ def main(arguments: list[str]) -> int:
     found = {system.name: _Found() for system in compared}
     _measure_submits(out / "submits", compared, found, chosen.brief)
     _measure_tasks(out / "tasks", compared, found, chosen.brief)
+    written = {"machine": about, "found": {name: vars(entry) for name, entry in found.items()}}
+    (out / "figures.json").write_text(json.dumps(written, indent=1) + "\n")
     killed = _kill_all(out / "kills", compared)
     text = _tables(compared, found, killed, about)
     (out / "peers.md").write_text(text)
-    numbers = {name: vars(entry) for name, entry in found.items()}
-    killings = {name: vars(entry) for name, entry in killed.items()}
-    written = {"machine": about, "found": numbers, "killed": killings}
-    (out / "peers.json").write_text(json.dumps(written, indent=1) + "\n")
     print(text)
     print(f"numbers and logs: {out}", file=sys.stderr)
     return 0

@@ -126,12 +126,14 @@ class Peer(Textbook):
         return worker
 
     def _until(self, ready: Callable[[], bool], running: Running) -> None:
-        until(lambda: ready() or running.process.poll() is not None, f"{running} is ready", 120)
+        until(lambda: ready() or running.process.poll() is not None, f"{running} is ready", 300)
         if running.process.poll() is not None:
             raise RuntimeError(f"{running.name} has ended at its start; see its log")
 
     def _start(self, bench: Rig, name: str, line: str, port: int, **settings: str) -> Running:
-        scripts = self.cache / self.package / "bin"
+        scripts = self.cache.resolve() / self.package / "bin"
+        images = bench.directory / "images"  # which the rig takes away
+        images.mkdir(exist_ok=True)
         redis_url = f"{bench.redis_url[:-1]}{self.database}"
         words = line.replace("PACKAGE", self.package).replace("REDIS_URL", redis_url).split()
         return bench.start(
@@ -142,6 +144,7 @@ class Peer(Textbook):
                 "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
                 "PYTHONPATH": str(_APPS),
                 "BENCH_REDIS_URL": redis_url,
+                "BENCH_IMAGES": str(images),
                 **settings,
             },
         )
