@@ -47,18 +47,18 @@ class _Seen:
     throughput: float
     p50: float
     p99: float
-    web_cores: float
-    worker_cores: float
-    redis_cores: float
+    web: float  # seconds of its processor, for each generation
+    worker: float
+    redis: float
 
 
 _ROWS: tuple[tuple[str, Callable[[_Seen], float], str, float], ...] = (
     ("generations a second", lambda seen: seen.throughput, ".1f", 1),
     ("added, p50, ms", lambda seen: seen.p50, ",.0f", 1000),
     ("added, p99, ms", lambda seen: seen.p99, ",.0f", 1000),
-    ("front end, % of a core", lambda seen: seen.web_cores, ".1f", 100),
-    ("worker, % of a core", lambda seen: seen.worker_cores, ".1f", 100),
-    ("Redis, % of a core", lambda seen: seen.redis_cores, ".1f", 100),
+    ("front end, ms of processor each", lambda seen: seen.web, ".2f", 1000),
+    ("worker, ms of processor each", lambda seen: seen.worker, ".2f", 1000),
+    ("Redis, ms of processor each", lambda seen: seen.redis, ".2f", 1000),
 )
 
 
@@ -104,9 +104,9 @@ def _of(outcome: Outcome) -> _Seen:
         outcome.throughput,
         outcome.quantile(0.5),
         outcome.quantile(0.99),
-        outcome.web_cores,
-        outcome.worker_cores,
-        outcome.redis_cores,
+        outcome.web_cores / outcome.throughput,
+        outcome.worker_cores / outcome.throughput,
+        outcome.redis_cores / outcome.throughput,
     )
 
 
@@ -127,6 +127,7 @@ def _measure(point: Point) -> _Seen:
                 sent = {
                     json.loads(answer.partition("\r\n\r\n")[2])["id"]: at
                     for at, answer in run(load).answers
+                    if answer.startswith("HTTP/1.1 202")
                 }
                 ends.wait(list(sent), 120)
                 time.sleep(0.2)  # the last events of Celery
@@ -135,14 +136,14 @@ def _measure(point: Point) -> _Seen:
                 added = sorted(
                     ends.at[task_id] - at - point.provider for task_id, at in sent.items()
                 )
-                cores = [(b - a) / took for a, b in zip(before, after, strict=True)]
+                costs = [(b - a) / len(sent) for a, b in zip(before, after, strict=True)]
                 if seed >= 0:
                     found.append(
                         _Seen(
                             len(sent) / took,
                             added[len(added) // 2],
                             added[min(len(added) - 1, len(added) * 99 // 100)],
-                            *cores,
+                            *costs,
                         )
                     )
     return _median(found)
