@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
 import os
 import random
@@ -49,8 +48,10 @@ def main(arguments: list[str]) -> int:
     _measure_submits(out / "submits", compared, found, chosen.brief)
     _measure_tasks(out / "tasks", compared, found, chosen.brief)
     written = {"machine": about, "found": {name: vars(entry) for name, entry in found.items()}}
-    (out / "figures.json").write_text(json.dumps(written, indent=1) + "\n")
+    (out / "peers.json").write_text(json.dumps(written, indent=1) + "\n")
     killed = _kill_all(out / "kills", compared)
+    written["killed"] = {name: vars(fate) for name, fate in killed.items()}
+    (out / "peers.json").write_text(json.dumps(written, indent=1) + "\n")
     text = _tables(compared, found, killed, about)
     (out / "peers.md").write_text(text)
     print(text)
@@ -339,30 +340,30 @@ def _tables(
     killed: Mapping[str, _Killed],
     about: Mapping[str, Any],
 ) -> str:
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
     lines = [
-        f"Of {today}; {about['cores']} cores, {about['processor']}, load average at the start "
-        f"{about['load_average'][0]}.",
+        f"Of {about['date']}; {about['cores']} cores ({about['processor']}), load average at the "
+        f"start {about['load_average'][0]}.",
         "",
-        "| | at a time | submits/s, µs CPU each | polls/s, µs CPU each | worker CPU per task | "
-        "added p50, p99 | idle memory |",
-        "|---|---|---|---|---|---|---|",
+        "| | at a time | CPU of a submit | of a poll | of a task in its worker | idle memory "
+        "| submits/s | polls/s | added p50 | p99 |",
+        "|---" * 10 + "|",
     ]
     for system in compared:
         entry = found[system.name]
         added = sorted(entry.added)
-        p50, p99 = added[len(added) // 2], added[min(len(added) - 1, len(added) * 99 // 100)]
-        polls = (
-            f"{statistics.median(entry.polls):.0f}, {min(entry.poll_us):.0f}"
-            if entry.polls
-            else "–"
+        cells = (
+            _version(system),
+            system.slots,
+            f"{min(entry.submit_us):.0f} µs",
+            f"{min(entry.poll_us):.0f} µs" if entry.poll_us else "–",
+            f"{min(entry.task_ms):.1f} ms",
+            f"{entry.megabytes:.0f} MB",
+            f"{statistics.median(entry.submits):.0f}",
+            f"{statistics.median(entry.polls):.0f}" if entry.polls else "–",
+            f"{1000 * added[len(added) // 2]:.0f} ms",
+            f"{1000 * added[min(len(added) - 1, len(added) * 99 // 100)]:.0f} ms",
         )
-        lines.append(
-            f"| {_version(system)} | {system.slots} "
-            f"| {statistics.median(entry.submits):.0f}, {min(entry.submit_us):.0f} | {polls} "
-            f"| {min(entry.task_ms):.1f} ms | {1000 * p50:.0f} ms, {1000 * p99:.0f} ms "
-            f"| {entry.megabytes:.0f} MB |"
-        )
+        lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
         "| worker killed in a call | what its caller is told | after | calls paid |",
