@@ -33,31 +33,31 @@ def generation(directory: Path, brief: bool) -> Finding:
     rate, seconds = (20.0, 1.0) if brief else (60.0, 6.0)
     rounds = 1 if brief else 3
     found: dict[str, list[dict[str, float]]] = {}
-    with rig(directory / "inline") as bench:
-        bench.provider(0.5)
-        stack = _Stack(bench, 1 if brief else 5)
-        idle = stack.idle
-        found["inline"] = [stack.measure(SUBMIT, rate, seconds) for _ in range(rounds)]
+    numbers: dict[str, Any] = {"rounds": found, "picture_bytes": len(picture(1024))}
+    for name, side, share in (("inline", 64, 1.0), ("large", 1024, 1 / 6))[: 1 if brief else 2]:
+        with rig(directory / name) as bench:
+            bench.provider(0.5, side)
+            stack = _Stack(bench, 0.3 if brief else 5)
+            found[name] = [stack.measure(SUBMIT, share * rate, seconds) for _ in range(rounds)]
+            numbers["served_us"] = min(stack.serve(seconds / 2) for _ in range(rounds))
+            numbers["idle"] = stack.idle
     with rig(directory / "kept") as bench:  # nobody works on what is kept there
         web = bench.web()
-        found["poll"] = [_polls(bench, web, 0.3 if brief else 3.0) for _ in range(rounds)]
-        renewed = _renewals(bench, 50 if brief else 1000)
-    with rig(directory / "slots") as bench:
-        slot = _slot(bench, 50 if brief else 400)
-    with rig(directory / "large") as bench:
-        bench.provider(0.5, side=1024)
-        stack = _Stack(bench, 1 if brief else 5)
-        found["large"] = [stack.measure(SUBMIT, rate / 6, seconds) for _ in range(rounds)]
-        served = [stack.serve(0.3 if brief else 3.0) for _ in range(rounds)]
-    jobs = (("job", _SHORT),) if brief else (("job", _SHORT), ("job, long", _LONG))
-    for name, delay in jobs:
+        found["poll"] = [_polls(bench, web, seconds / 2) for _ in range(rounds)]
+        numbers["renewed_us"] = _renewals(bench, 50 if brief else 1000)
+    if not brief:
+        with rig(directory / "slots") as bench:
+            numbers["slot_bytes"] = _slot(bench, 400)
+    for name, delay in (("job", _SHORT), ("job, long", _LONG))[: 1 if brief else 2]:
         port = pick_free_port()
         with rig(directory / f"{delay:.0f}", SANDBOX="on", SANDBOX_PORT=str(port)) as bench:
             _start_sandbox(bench, port, delay)
-            stack = _Stack(bench, 1 if brief else 5)
+            stack = _Stack(bench, 0.3 if brief else 5)
             request = post("/v1/images/generations", _JOB, Authorization=f"Bearer {KEY}")
             found[name] = [stack.measure(request, rate / 3, seconds) for _ in range(rounds)]
-    least = {kind: _least(entries) for kind, entries in found.items()}
+    # By how many more looks a long job has.
+    numbers["looks"] = (_LONG - _SHORT) / Replicate.poll_every
+    least = numbers["least"] = {kind: _least(entries) for kind, entries in found.items()}
     rows = [
         Row(
             f"a generation, {kind}: processor time",
@@ -77,16 +77,6 @@ def generation(directory: Path, brief: bool) -> Finding:
             f"its log and keeps {least['inline']['redis_kept']:.0f}",
         )
     )
-    numbers = {
-        "rounds": found,
-        "least": least,
-        "picture_bytes": len(picture(1024)),
-        "served_us": min(served),
-        "renewed_us": renewed,
-        "slot_bytes": slot,
-        "idle": idle,
-        "looks": (_LONG - _SHORT) / Replicate.poll_every,  # by how many more a long job has
-    }
     return Finding(rows, numbers)
 
 
