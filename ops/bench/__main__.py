@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from ops.bench import backlog, front_end, pictures, stack, worker
+from ops.bench import backlog, front_end, generation, pictures, stack, worker
 from ops.bench.report import Finding, Row, drawing, machine, table
 
 __all__ = ["CASES", "main"]
@@ -21,6 +21,7 @@ CASES: Mapping[str, Callable[[Path, bool], Finding]] = {
     "polls": front_end.polls,
     "latency": front_end.latency,
     "cost": worker.cost,
+    "generation": generation.generation,
     "added": worker.added,
     "in-flight": worker.in_flight,
     "pictures": pictures.pictures,

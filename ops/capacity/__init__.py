@@ -1,0 +1,1 @@
+"""How many machines so many generations a minute need, reckoned from what was measured."""
