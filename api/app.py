@@ -24,6 +24,7 @@ from api import (
     tasks,
     usage,
 )
+from api.answers import Answer
 from api.auth import make_authentication
 from api.cancel import Cancel
 from api.cli import make_commands
@@ -151,7 +152,7 @@ class _Orjson(JSONProvider):
     def response(self, *args: Any, **kwargs: Any) -> Response:
         """As `jsonify` has it; without making a string of the bytes, and bytes of that again."""
         body = orjson.dumps(self._prepare_response_obj(args, kwargs))
-        return Response(body, mimetype="application/json")
+        return Answer(body, mimetype="application/json")
 
     def dumps(self, obj: Any, **_: Any) -> str:
         return orjson.dumps(obj).decode()

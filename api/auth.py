@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable
 
-from flask import g, request
+from flask import Request, g, request
 
 from api.errors import ApiError
 from common.keys import ApiKey, KeyStore
@@ -21,8 +21,9 @@ def make_authentication(keys: KeyStore, bootstrap_key: str) -> Callable[[], None
     """What runs before each request. `bootstrap_key` is registered when it is first used."""
 
     def authenticate() -> None:
-        if _needs_key():
-            g.caller = _identify(keys, bootstrap_key)
+        asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+        if _needs_key(asked):
+            g.caller = _identify(asked, keys, bootstrap_key)
 
     return authenticate
 
@@ -33,15 +34,15 @@ def caller() -> ApiKey:
     return key
 
 
-def _needs_key() -> bool:
-    path = request.path
-    if request.method == "OPTIONS" or not (path == "/v1" or path.startswith("/v1/")):
+def _needs_key(asked: Request) -> bool:
+    path = asked.path
+    if asked.method == "OPTIONS" or not (path == "/v1" or path.startswith("/v1/")):
         return False
     return not (path == "/v1/models" or path.startswith("/v1/models/"))
 
 
-def _identify(keys: KeyStore, bootstrap_key: str) -> ApiKey:
-    header = request.headers.get("Authorization", "")
+def _identify(asked: Request, keys: KeyStore, bootstrap_key: str) -> ApiKey:
+    header = asked.headers.get("Authorization", "")
     bearer = _BEARER.fullmatch(header)
     if bearer is None:
         raise _refusal(
