@@ -1,6 +1,6 @@
 """A front end within this process, whose work is counted: the program of `test_work.py`.
 
-Prints the numbers of functions called for one submit and for one poll, and the blocks of memory
+Prints the numbers of functions called for one submit and for polls, and the blocks of memory
 that so many more of them leave behind.
 """
 
@@ -36,11 +36,22 @@ def main() -> None:
     def poll() -> None:
         assert client.get(f"/v1/tasks/{task_id}").status_code == 200
 
+    tag = client.get(f"/v1/tasks/{task_id}").headers["ETag"]
+
+    def unchanged() -> None:
+        answer = client.get(f"/v1/tasks/{task_id}", headers={"If-None-Match": tag})
+        assert answer.status_code == 304
+
     def nothing() -> None:
         assert client.get("/healthz").status_code == 200
 
     counts = {}
-    for name, action in (("submit", submit), ("poll", poll), ("nothing", nothing)):
+    for name, action in (
+        ("submit", submit),
+        ("poll", poll),
+        ("unchanged", unchanged),
+        ("nothing", nothing),
+    ):
         counts[name] = {"calls": _calls(action), "blocks": _blocks_kept(action)}
     print(json.dumps(counts))
 
