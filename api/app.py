@@ -71,7 +71,7 @@ def create_app(settings: Settings) -> Flask:
     signer = FileSigner(client, settings.signing_secret.get_secret_value())
 
     def base_url() -> str:
-        return settings.public_url.rstrip("/") or request.host_url.rstrip("/")
+        return settings.public_url.rstrip("/") or f"{request.scheme}://{request.host}"
 
     bodies = TaskBody(signer, storage, base_url)
     reserve = settings.disk_reserve_mb * 1_000_000

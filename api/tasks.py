@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+import orjson
 from flask import Request, Response, g, jsonify, request, stream_with_context
 from flask.blueprints import BlueprintSetupState
 from flask_openapi.blueprint import APIBlueprint
@@ -249,4 +250,4 @@ def _etag(task: Task) -> str:
         task.cancellation,
         task.timeline,
     )
-    return hashlib.sha256(repr(state).encode()).hexdigest()[:32]
+    return hashlib.sha256(orjson.dumps(state)).hexdigest()[:32]
