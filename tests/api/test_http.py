@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -246,15 +245,6 @@ def test_the_log_has_one_event_per_request_and_no_secrets(stack: Stack) -> None:
     signature = url.partition("signature=")[2]
     for hidden in (secret, stack.key, "Bearer", signature):
         assert hidden not in log
-
-
-def test_an_answer_is_sent_as_one_piece(stack: Stack) -> None:
-    """What is sent in two wakes its reader twice, the first time for nothing."""
-    host = urlsplit(stack.base)
-    with socket.create_connection((host.hostname, host.port), timeout=10) as connection:
-        for _ in range(20):
-            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert connection.recv(65_536).endswith(b'\r\n\r\n{"status":"ok"}')
 
 
 def test_connections_are_kept_alive(stack: Stack) -> None:
