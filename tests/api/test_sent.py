@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,10 @@ from gunicorn.config import Config  # type: ignore[import-untyped]
 from gunicorn.http import get_parser, wsgi  # type: ignore[import-untyped]
 
 import api.gunicorn_worker  # noqa: F401 - from then on gunicorn answers as it says there
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="connections of packets are Linux' own"
+)
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
