@@ -25,6 +25,7 @@ from api import (
     tasks,
     usage,
 )
+from api.answers import Answer
 from api.auth import make_authentication
 from api.cancel import Cancel
 from api.cli import make_commands
@@ -74,7 +75,7 @@ def create_app(settings: Settings) -> Flask:
     signer = FileSigner(client, settings.signing_secret.get_secret_value())
 
     def base_url() -> str:
-        return settings.public_url.rstrip("/") or request.host_url.rstrip("/")
+        return settings.public_url.rstrip("/") or f"{request.scheme}://{request.host}"
 
     bodies = TaskBody(signer, storage, base_url)
     reserve = settings.disk_reserve_mb * 1_000_000
@@ -172,7 +173,7 @@ class _Orjson(JSONProvider):
     def response(self, *args: Any, **kwargs: Any) -> Response:
         """As `jsonify` has it; without making a string of the bytes, and bytes of that again."""
         body = orjson.dumps(self._prepare_response_obj(args, kwargs))
-        return Response(body, mimetype="application/json")
+        return Answer(body, mimetype="application/json")
 
     def dumps(self, obj: Any, **_: Any) -> str:
         return orjson.dumps(obj).decode()

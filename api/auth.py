@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable
 
-from flask import g, request
+from flask import Request, g, request
 
 from api.errors import ApiError
 from common.keys import ApiKey, KeyStore
@@ -26,9 +26,10 @@ def make_authentication(keys: KeyStore, bootstrap_key: str) -> Callable[[], None
     """What runs before each request. `bootstrap_key` is registered when it is first used."""
 
     def authenticate() -> None:
-        if _needs_key():
-            key = _identify(keys, bootstrap_key)
-            _require_scope(key, request.path)
+        asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+        if _needs_key(asked):
+            key = _identify(asked, keys, bootstrap_key)
+            _require_scope(key, asked.path)
             g.caller = key
 
     return authenticate
@@ -56,15 +57,15 @@ def _require_scope(key: ApiKey, path: str) -> None:
         )
 
 
-def _needs_key() -> bool:
-    path = request.path
-    if request.method == "OPTIONS" or not (path == "/v1" or path.startswith("/v1/")):
+def _needs_key(asked: Request) -> bool:
+    path = asked.path
+    if asked.method == "OPTIONS" or not (path == "/v1" or path.startswith("/v1/")):
         return False
     return not (path == "/v1/models" or path.startswith("/v1/models/"))
 
 
-def _identify(keys: KeyStore, bootstrap_key: str) -> ApiKey:
-    header = request.headers.get("Authorization", "")
+def _identify(asked: Request, keys: KeyStore, bootstrap_key: str) -> ApiKey:
+    header = asked.headers.get("Authorization", "")
     bearer = _BEARER.fullmatch(header)
     if bearer is None:
         raise _refusal(

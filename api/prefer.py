@@ -16,6 +16,6 @@ def wait_preference(request: Request, *, most: int, query: str | None = None) ->
     """Seconds to hold the answer, at most `most`; 0 when not asked for, or not understandably."""
     if query is not None and _NUMBER.fullmatch(query):
         return min(int(query), most)
-    # A header may be sent in several lines, which mean the same as one.
-    found = _WAIT.search(",".join(request.headers.getlist("Prefer")))
+    # Sent in several lines it means the same as in one, and is one for WSGI.
+    found = _WAIT.search(request.headers.get("Prefer", ""))
     return min(int(found[1]), most) if found else 0

@@ -30,17 +30,19 @@ def tell_task(task_id: str) -> None:
 
 
 def _start() -> None:
-    g.started = time.perf_counter()
+    known = g._get_current_object()
+    known.started = time.perf_counter()
     given = request.headers.get("X-Request-ID", "")
-    g.request_id = given if _SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
-    begin_lines(request_id=g.request_id)
+    given = given if _SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+    known.request_id = given
+    begin_lines(request_id=given)
 
 
 def _finish(response: Response, metrics: HttpMetrics) -> Response:
     # Each look through `g` and `request` searches for the current ones anew.
     known = g._get_current_object()
     asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-    response.headers["X-Request-ID"] = known.request_id
+    response.headers.add("X-Request-ID", known.request_id)
     if asked.method == "OPTIONS" and response.status_code == 200:
         response.status_code = 204
         del response.headers["Content-Type"]

@@ -38,47 +38,46 @@ __all__ = [
     "VariationForm",
     "VariationJson",
     "VariationRequest",
-    "WaitQuery",
 ]
 
 DEFAULT_MODEL = "dall-e-3"
 _DEFAULT_EDIT_MODEL = "gpt-image-2"
 _DEFAULT_VARIATION_MODEL = "dall-e-2"
 
-_TASK_ID = "imgtask_0f4c2d5e8a9b4c7d9e1f2a3b4c5d6e7f"
-_IMAGE_URL = f"http://localhost:8000/files/{_TASK_ID}/0.png?expires=1706086400&signature=4Yv…"
+TASK_ID = "imgtask_0f4c2d5e8a9b4c7d9e1f2a3b4c5d6e7f"
+_IMAGE_URL = f"http://localhost:8000/files/{TASK_ID}/0.png?expires=1706086400&signature=4Yv…"
 
 EVENTS_EXAMPLE = f"""retry: 2000
 
 id: 0
 event: status
-data: {{"task_id":"{_TASK_ID}","status":"pending"}}
+data: {{"task_id":"{TASK_ID}","status":"pending"}}
 
 id: 1
 event: status
-data: {{"task_id":"{_TASK_ID}","status":"processing"}}
+data: {{"task_id":"{TASK_ID}","status":"processing"}}
 
 id: 41
 event: progress
-data: {{"task_id":"{_TASK_ID}","progress":40}}
+data: {{"task_id":"{TASK_ID}","progress":40}}
 
 :
 
 id: 101
 event: progress
-data: {{"task_id":"{_TASK_ID}","progress":100}}
+data: {{"task_id":"{TASK_ID}","progress":100}}
 
 id: 102
 event: status
-data: {{"task_id":"{_TASK_ID}","status":"completed"}}
+data: {{"task_id":"{TASK_ID}","status":"completed"}}
 
 id: 103
 event: image
-data: {{"task_id":"{_TASK_ID}","index":0,"url":"{_IMAGE_URL}",…}}
+data: {{"task_id":"{TASK_ID}","index":0,"url":"{_IMAGE_URL}",…}}
 
 id: 999
 event: done
-data: {{"created":1706000000,"id":"{_TASK_ID}","status":"completed","progress":100,"data":[…],…}}
+data: {{"created":1706000000,"id":"{TASK_ID}","status":"completed","progress":100,"data":[…],…}}
 
 """
 
@@ -322,25 +321,25 @@ class ImageTask(BaseModel):
             "examples": [
                 {
                     "created": 1706000000,
-                    "id": _TASK_ID,
-                    "task_id": _TASK_ID,
+                    "id": TASK_ID,
+                    "task_id": TASK_ID,
                     "object": "image.generation.task",
                     "status": "pending",
                     "progress": 0,
                     "model": "flux-pro",
-                    "poll_url": f"/v1/images/generations/{_TASK_ID}",
+                    "poll_url": f"/v1/images/generations/{TASK_ID}",
                     "data": [{"url": "", "revised_prompt": "a red apple"}],
                     "warnings": [],
                 },
                 {
                     "created": 1706000000,
-                    "id": _TASK_ID,
-                    "task_id": _TASK_ID,
+                    "id": TASK_ID,
+                    "task_id": TASK_ID,
                     "object": "image.generation.task",
                     "status": "completed",
                     "progress": 100,
                     "model": "flux-pro",
-                    "poll_url": f"/v1/images/generations/{_TASK_ID}",
+                    "poll_url": f"/v1/images/generations/{TASK_ID}",
                     "data": [
                         {
                             "url": _IMAGE_URL,
@@ -356,7 +355,7 @@ class ImageTask(BaseModel):
                     "expires_at": 1706086409,
                     "metadata": {"order": "4711"},
                     "webhook": {
-                        "id": f"{_TASK_ID}_completed",
+                        "id": f"{TASK_ID}_completed",
                         "url": "https://shop.example.com/hooks/images",
                         "events": ["completed", "failed"],
                         "status": "delivered",
@@ -388,13 +387,13 @@ class ImageTask(BaseModel):
                 },
                 {
                     "created": 1706000000,
-                    "id": _TASK_ID,
-                    "task_id": _TASK_ID,
+                    "id": TASK_ID,
+                    "task_id": TASK_ID,
                     "object": "image.generation.task",
                     "status": "failed",
                     "progress": 0,
                     "model": "flux-pro",
-                    "poll_url": f"/v1/images/generations/{_TASK_ID}",
+                    "poll_url": f"/v1/images/generations/{TASK_ID}",
                     "data": [],
                     "warnings": [],
                     "size": "1024x1024",
@@ -410,13 +409,13 @@ class ImageTask(BaseModel):
                 },
                 {
                     "created": 1706000000,
-                    "id": _TASK_ID,
-                    "task_id": _TASK_ID,
+                    "id": TASK_ID,
+                    "task_id": TASK_ID,
                     "object": "image.generation.task",
                     "status": "failed",
                     "progress": 0,
                     "model": "flux-schnell",
-                    "poll_url": f"/v1/images/generations/{_TASK_ID}",
+                    "poll_url": f"/v1/images/generations/{TASK_ID}",
                     "data": [],
                     "warnings": [],
                     "size": "1024x1024",
@@ -684,7 +683,7 @@ class ErrorEnvelope(BaseModel):
                         "code": "task_not_cancellable",
                         "param": None,
                         "reason": "unstoppable",
-                        "task_id": _TASK_ID,
+                        "task_id": TASK_ID,
                         "retryable": False,
                     }
                 },
@@ -948,7 +947,7 @@ class _Parameters(BaseModel):
 
 
 class TaskPath(_Parameters):
-    task_id: str = Field(description="As returned by the submit.", examples=[_TASK_ID])
+    task_id: str = Field(description="As returned by the submit.", examples=[TASK_ID])
 
 
 def _as(**described: Any) -> Callable[[dict[str, Any]], None]:
@@ -959,15 +958,6 @@ def _as(**described: Any) -> Callable[[dict[str, Any]], None]:
         schema |= described
 
     return change
-
-
-class WaitQuery(_Parameters):
-    wait: str | None = Field(
-        None,
-        description="Hold the answer until the task is final, at most this many seconds, at most "
-        "60. The header `Prefer: wait=N` does the same.",
-        examples=["30"],
-    )
 
 
 class EventsQuery(_Parameters):

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -121,6 +122,7 @@ def size_like(model: Model, width: int, height: int) -> str:
     return min(model.sizes, key=distance)
 
 
+@cache
 def _names(schema: type[GenerationRequest]) -> tuple[str, ...]:
     return tuple(field.alias or name for name, field in schema.model_fields.items())
 

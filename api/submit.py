@@ -174,14 +174,15 @@ class Submit:
                 )
             )
             response.status_code = 202
-            response.headers["Location"] = f"/v1/images/generations/{task_id}"
-            response.headers["Retry-After"] = str(self._outlook.retry_after(generation.model))
+            response.headers.add("Location", f"/v1/images/generations/{task_id}")
+            again = self._outlook.retry_after(generation.model)
+            response.headers.add("Retry-After", str(again))
         if seconds:
-            response.headers["Preference-Applied"] = f"wait={seconds}"
+            response.headers.add("Preference-Applied", f"wait={seconds}")
         if created.replayed is not None:
-            response.headers["Idempotency-Replayed"] = "true"
-        response.headers["X-Task-ID"] = task_id
-        response.headers["Cache-Control"] = "no-store"
+            response.headers.add("Idempotency-Replayed", "true")
+        response.headers.add("X-Task-ID", task_id)
+        response.headers.add("Cache-Control", "no-store")
         return response
 
     def _webhook(self, submission: Submission) -> Webhook | None:

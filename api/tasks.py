@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 
-from flask import Response, g, jsonify, request, stream_with_context
+import orjson
+from flask import Request, Response, g, jsonify, request, stream_with_context
 from flask.blueprints import BlueprintSetupState
 from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.types import ResponseDict
 from werkzeug.routing import BaseConverter
 
+from api.answers import Answer
 from api.auth import caller
 from api.cancel import DESCRIPTION, Cancel
 from api.departures import connection_of
@@ -20,7 +22,7 @@ from api.outlook import Outlook
 from api.prefer import wait_preference
 from api.redeliver import redeliver
 from api.request_log import tell_task
-from api.schemas import EVENTS_EXAMPLE, EventsQuery, ImageTask, TaskPath, WaitQuery
+from api.schemas import EVENTS_EXAMPLE, TASK_ID, EventsQuery, ImageTask, TaskPath
 from api.waiting import Waiting
 from common.outbox import Outbox
 from common.store import TaskStore
@@ -35,6 +37,25 @@ _RESPONSES: ResponseDict = {
     200: ImageTask,
     304: {"description": "Not changed since If-None-Match."},
     **errors(401, 404, 503),
+}
+# Of a poll, which reads them itself: to make objects of two texts takes longer than its whole body.
+_POLLED = {
+    "parameters": [
+        {
+            "name": "task_id",
+            "in": "path",
+            "required": True,
+            "description": "As returned by the submit.",
+            "schema": {"type": "string", "examples": [TASK_ID]},
+        },
+        {
+            "name": "wait",
+            "in": "query",
+            "description": "Hold the answer until the task is final, at most this many seconds, at "
+            f"most {_LONGEST_WAIT}. The header `Prefer: wait=N` does the same.",
+            "schema": {"type": "string", "examples": ["30"]},
+        },
+    ]
 }
 _CANCEL_RESPONSES: ResponseDict = {200: ImageTask, 202: ImageTask, **errors(401, 404, 409, 503)}
 _STREAM = {"text/event-stream": {"schema": {}, "example": EVENTS_EXAMPLE}}
@@ -63,28 +84,31 @@ def make_blueprint(
         "/v1/images/generations/<task_id>",
         summary="Ask for a generation",
         operation_id="get_generation",
+        openapi_extensions=_POLLED,
         responses=_RESPONSES,
     )
-    def get_generation(path: TaskPath, query: WaitQuery) -> Response:
-        return answer(path.task_id, query)
+    def get_generation() -> Response:
+        return answer()
 
     @bp.get(
         "/v1/tasks/<task_id>",
         summary="Ask for a task",
         operation_id="get_task",
+        openapi_extensions=_POLLED,
         responses=_RESPONSES,
     )
-    def get_task(path: TaskPath, query: WaitQuery) -> Response:
-        return answer(path.task_id, query)
+    def get_task() -> Response:
+        return answer()
 
     @bp.get(
         "/v1/images/<not_submit:task_id>",
         summary="Ask for the images of a task",
         operation_id="get_image_status",
+        openapi_extensions=_POLLED,
         responses=_RESPONSES,
     )
-    def get_image_status(path: TaskPath, query: WaitQuery) -> Response:
-        return answer(path.task_id, query)
+    def get_image_status() -> Response:
+        return answer()
 
     @bp.get(
         "/v1/tasks/<task_id>/events",
@@ -153,26 +177,30 @@ def make_blueprint(
         response.headers["Cache-Control"] = "no-store"
         return response
 
-    def answer(task_id: str, query: WaitQuery) -> Response:
-        seconds = wait_preference(request, most=_LONGEST_WAIT, query=query.wait)
+    def answer() -> Response:
+        asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+        task_id: str = asked.view_args["task_id"]  # type: ignore[index]
+        query = asked.args.get("wait") if asked.query_string else None
+        seconds = wait_preference(asked, most=_LONGEST_WAIT, query=query)
         if seconds:
             g.held = True
             task = (
-                waiting.until_final(task_id, seconds, lambda: own(task_id), connection_of(request))
+                waiting.until_final(task_id, seconds, lambda: own(task_id), connection_of(asked))
                 or task_not_found()
             )
         else:
             task = own(task_id)
         etag = _etag(task)
-        if request.if_none_match.contains_weak(etag):
-            response = Response(status=304)
+        if asked.if_none_match.contains_weak(etag):
+            response: Response = Answer(status=304)
         else:
             response = jsonify(bodies.any(task) | outlook.of(task))
-        response.set_etag(etag, weak=True)
-        response.headers["Cache-Control"] = "private, no-cache"
+        response.headers.add("ETag", f'W/"{etag}"')
+        response.headers.add("Cache-Control", "private, no-cache")
         if not task.status.final:
-            response.headers["Retry-After"] = str(outlook.retry_after(task.request.model, task))
-        if seconds and "Prefer" in request.headers:
+            again = outlook.retry_after(task.request.model, task)
+            response.headers.add("Retry-After", str(again))
+        if seconds and "Prefer" in asked.headers:
             response.headers["Preference-Applied"] = f"wait={seconds}"
         return response
 
@@ -214,4 +242,4 @@ def _etag(task: Task) -> str:
         task.cancellation,
         task.timeline,
     )
-    return hashlib.sha256(repr(state).encode()).hexdigest()[:32]
+    return hashlib.sha256(orjson.dumps(state)).hexdigest()[:32]

@@ -97,7 +97,8 @@ class _Pool(redis.BlockingConnectionPool):
                 connection = self.make_connection()  # type: ignore[no-untyped-call]
             if connection._sock is not None and _is_readable(connection._sock):
                 connection.disconnect()  # the server has closed it
-            connection.connect()
+            if connection._sock is None:
+                connection.connect()
         except BaseException:
             self.release(connection)
             raise
@@ -162,27 +163,21 @@ def allow_redis(seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def _within_allowance() -> Iterator[None]:
-    allowance = _allowance.get()
-    if allowance is None:
-        yield
-        return
-    started = time.monotonic()
-    try:
-        with at_most(allowance.seconds):
-            yield
-    finally:
-        allowance.seconds -= time.monotonic() - started
-
-
-@contextlib.contextmanager
 def store_errors() -> Iterator[None]:
     """Turn what redis-py raises into `StoreUnavailable`; the message is safe to show to callers."""
+    allowance = _allowance.get()
+    started = time.monotonic()
     try:
-        with _within_allowance():
+        if allowance is None:
             yield
+        else:
+            with at_most(allowance.seconds):
+                yield
     except (redis.ConnectionError, redis.TimeoutError, TimeoutError) as error:
         raise StoreUnavailable("The task store cannot be reached.") from error
     except redis.ResponseError as error:
         # Out of memory, loading, read-only replica, failing disk: the server lives and refuses.
         raise StoreUnavailable("The task store does not take writes at the moment.") from error
+    finally:
+        if allowance is not None:
+            allowance.seconds -= time.monotonic() - started

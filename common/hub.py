@@ -6,7 +6,8 @@ import contextlib
 import importlib
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 __all__ = ["Threads", "at_most", "off_the_hub", "unpatched"]
@@ -59,30 +60,31 @@ class Threads:
         return result
 
 
-@contextlib.contextmanager
-def at_most(seconds: float) -> Iterator[None]:
+def at_most(seconds: float) -> contextlib.AbstractContextManager[None]:
     """End the block with TimeoutError when it waits for longer, if this process runs on gevent.
 
     Elsewhere the time-outs of whatever it waits for have to do.
     """
-    if not _on_gevent():
-        yield
-        return
-    from gevent import Timeout
-
-    # gevent's own, which is no Exception, until it is out: a TimeoutError is caught on its way.
-    limit = Timeout(max(seconds, 0.001))
-    limit.start()
-    try:
-        yield
-    except Timeout as timeout:
-        if timeout is not limit:
-            raise
-        raise TimeoutError("waited for too long") from None
-    finally:
-        limit.close()
+    return _AtMost(seconds) if _on_gevent() else contextlib.nullcontext()
 
 
+class _AtMost(contextlib.AbstractContextManager[None]):
+    def __init__(self, seconds: float) -> None:
+        from gevent import Timeout
+
+        # gevent's own, which is no Exception, until it is out: a TimeoutError is caught on its way.
+        self._limit = Timeout(max(seconds, 0.001))
+
+    def __enter__(self) -> None:
+        self._limit.start()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._limit.close()
+        if error is self._limit:
+            raise TimeoutError("waited for too long") from None
+
+
+@cache
 def unpatched(module: str, name: str) -> Any:
     """A function of the standard library as it is without gevent: it knows no event loop.
 

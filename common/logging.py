@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, ParamSpec, TypeVar
 
+import orjson
 import structlog
 
 __all__ = [
@@ -128,11 +130,24 @@ def _about_message(
 
 def _renderer(fmt: LogFormat) -> structlog.typing.Processor:
     if fmt == "json":
-        return structlog.processors.JSONRenderer()
+        return structlog.processors.JSONRenderer(serializer=_json)
     # The fancier formatters print local variables, and prompts are among them.
     return structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
+
+
+def _json(event: Any, default: Callable[[Any], Any]) -> str:
+    """ASCII, so that a line is the same on any terminal and in any locale. orjson needs an eighth
+    of the standard library's time, but leaves other letters as they are and takes no halves of
+    surrogate pairs and no numbers beyond 64 bits."""
+    try:
+        line = orjson.dumps(event, default)
+        if line.isascii():
+            return line.decode()
+    except TypeError:
+        pass
+    return json.dumps(event, default=default, separators=(",", ":"))
 
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:

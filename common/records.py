@@ -28,8 +28,11 @@ from common.webhook import Try, Webhook
 __all__ = ["calls_from", "entries", "task_from"]
 
 
-def task_from(record: Mapping[str, str]) -> Task:
-    """The task that a record says."""
+def task_from(
+    record: Mapping[str, str], place: int | None = None, begins_in: float | None = None
+) -> Task:
+    """The task that a record says; its place in the queue, and in how many seconds it begins, are
+    no part of the record."""
 
     def when(field: str) -> int | None:
         return int(record[field]) if field in record else None
@@ -53,6 +56,8 @@ def task_from(record: Mapping[str, str]) -> Task:
         failure=Failure(**orjson.loads(record["failure"])) if "failure" in record else None,
         cancellation=_cancellation(record),
         blocked=record.get("blocked"),
+        queue_position=place,
+        begins_in=begins_in,
         metadata=orjson.loads(record["metadata"]) if "metadata" in record else None,
         webhook=_webhook(record),
         trace=record.get("trace"),

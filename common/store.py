@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -334,8 +334,7 @@ class TaskStore:
         if reply is None:
             return None
         record, place, wait = reply
-        task = task_from(_pairs(record))
-        return replace(task, queue_position=place or None, begins_in=wait / 1000 or None)
+        return task_from(_pairs(record), place or None, wait / 1000 or None)
 
     def inspect(self, task_id: str) -> Inspection | None:
         """All that the record says, for people who look after the system; None when there is
@@ -614,9 +613,8 @@ def inspection_from(
     def number(field: str) -> int | None:
         return int(record[field]) if field in record else None
 
-    task = task_from(record)
     return Inspection(
-        task=replace(task, queue_position=place, begins_in=wait),
+        task=task_from(record, place, wait),
         calls=calls_from(record),
         attempts=number("attempts") or 0,
         losses=number("losses") or 0,

@@ -1,6 +1,6 @@
 """A front end within this process, whose work is counted: the program of `test_work.py`.
 
-Prints the numbers of functions called for one submit and for one poll, and the blocks of memory
+Prints the numbers of functions called for one submit and for polls, and the blocks of memory
 that so many more of them leave behind.
 """
 
@@ -12,8 +12,11 @@ import sys
 from collections.abc import Callable
 
 from api.app import create_app
+from common.connection import connect
 from common.logging import configure
 from common.settings import load_settings
+from common.store import TaskStore
+from tests.common.tasks import RESULT, claim
 
 _TIMES = 300
 _BODY = {"model": "dall-e-2", "prompt": "a red apple", "size": "1024x1024"}
@@ -31,16 +34,28 @@ def main() -> None:
         assert answer.status_code == 202, answer.text
         return str(answer.json["id"])
 
-    task_id = submit()
+    def poll(task_id: str, status: int = 200, **headers: str) -> str:
+        answer = client.get(f"/v1/tasks/{task_id}", headers=headers)
+        assert answer.status_code == status, answer.text
+        return answer.headers["ETag"]
 
-    def poll() -> None:
-        assert client.get(f"/v1/tasks/{task_id}").status_code == 200
+    pending, ended = submit(), submit()
+    tag = poll(pending)
+    store = TaskStore.of(connect(settings.shared_redis_url), settings)
+    holder = claim(store, ended)
+    assert store.complete(ended, holder.task.generation, RESULT)
 
     def nothing() -> None:
         assert client.get("/healthz").status_code == 200
 
     counts = {}
-    for name, action in (("submit", submit), ("poll", poll), ("nothing", nothing)):
+    for name, action in (
+        ("submit", submit),
+        ("poll", lambda: poll(pending)),
+        ("poll, completed", lambda: poll(ended)),
+        ("poll, unchanged", lambda: poll(pending, 304, **{"If-None-Match": tag})),
+        ("nothing", nothing),
+    ):
         counts[name] = {"calls": _calls(action), "blocks": _blocks_kept(action)}
     print(json.dumps(counts))
 

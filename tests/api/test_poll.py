@@ -201,6 +201,7 @@ def test_nothing_is_sent_twice_to_those_who_know_it(stack: Stack) -> None:
     same = stack.get(f"/v1/images/{task_id}", headers={"If-None-Match": etag})
     assert (same.status_code, same.content, same.headers["ETag"]) == (304, b"", etag)
     assert same.headers["Retry-After"]
+    assert not {"Content-Type", "Content-Length"} & set(same.headers)
     stack.complete(task_id)
     new = stack.get(f"/v1/tasks/{task_id}", headers={"If-None-Match": etag})
     assert (new.status_code, new.json()["status"]) == (200, "completed")

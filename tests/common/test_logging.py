@@ -135,6 +135,22 @@ def test_machines_get_an_object_a_line(output: tuple[str, str]) -> None:
     assert "Traceback" in lines[2]["exception"]
 
 
+def test_a_line_is_ascii_and_there_whatever_it_says() -> None:
+    program = (
+        "from common.logging import configure, get_logger\n"
+        "configure('INFO', 'json')\n"
+        "for said in 'plain', 'é\\x9b\\u2028', '\\ud800', 2**70, {1: 2}, {3}:\n"
+        "    get_logger('ours').info('said', what=said)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True
+    )
+
+    said = [json.loads(line)["what"] for line in done.stderr.decode("ascii").splitlines()]
+    assert said == ["plain", "é\x9b\u2028", "\ud800", 2**70, {"1": 2}, "{3}"]
+
+
 def test_a_log_that_takes_nothing_fails_nobody() -> None:
     program = "from common.logging import configure, get_logger\n" + (
         "configure('INFO', 'json')\nget_logger('ours').error('lost')\nprint('goes on')"
