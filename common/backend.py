@@ -66,10 +66,15 @@ class RecordBackend(BaseBackend):
         match state, result:
             case "SUCCESS", Result():
                 if generation is not None and self._store.complete(task_id, generation, result):
-                    return result
-                log.warning("a late result was refused", task_id=task_id, generation=generation)
+                    log.info("completed", task_id=task_id, provider=result.provider)
+                else:
+                    log.warning("a late result was refused", task_id=task_id, generation=generation)
             case "FAILURE" | "REVOKED", _:
-                self._store.fail(task_id, generation, _failure(result))
+                failure = _failure(result)
+                if self._store.fail(task_id, generation, failure):
+                    log.info("failed", task_id=task_id, code=failure.code)
+                else:
+                    log.warning("a late failure was refused", task_id=task_id)
             case _:
                 pass  # the record knows of starts and retries already
         return result
