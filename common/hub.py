@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["at_most", "off_the_hub", "unpatched"]
+__all__ = ["at_most", "give_way", "off_the_hub", "unpatched"]
 
 T = TypeVar("T")
+
+_TURN = 0.005  # seconds that gevent's loop may take for a turn before work is put off to the next
+_MOMENT = 0.0005
 
 
 def off_the_hub(action: Callable[[], T]) -> T:
@@ -49,6 +53,55 @@ def at_most(seconds: float) -> Iterator[None]:
         raise TimeoutError("waited for too long") from None
     finally:
         limit.close()
+
+
+def give_way() -> None:
+    """Let the others have the event loop, if it has not turned for long; elsewhere do nothing.
+
+    For code that many greenlets come to in the same moment, each with a millisecond's work and
+    nothing to wait for: they would keep everybody else waiting until the last of them is done.
+    """
+    if _on_gevent():
+        _turns().wait()
+
+
+class _Turns:
+    """Puts off to a later turn of gevent's loop what does not fit into this one, in order."""
+
+    def __init__(self, hub: Any) -> None:
+        from gevent import sleep
+        from gevent.lock import BoundedSemaphore
+
+        self._sleep = sleep
+        self._first = BoundedSemaphore(1)
+        self._began = time.perf_counter()
+        # Called once in each turn, right after the loop has looked for what has happened.
+        self._watcher = hub.loop.check(ref=False)
+        self._watcher.start(self._next)
+
+    def wait(self) -> None:
+        if not self._is_over():
+            return
+        with self._first:  # one alone looks for the next turn; the others would wake for nothing
+            while self._is_over():
+                self._sleep(_MOMENT)
+
+    def _is_over(self) -> bool:
+        return time.perf_counter() - self._began > _TURN
+
+    def _next(self) -> None:
+        self._began = time.perf_counter()
+
+
+def _turns() -> _Turns:
+    """Those of this thread's loop."""
+    from gevent import get_hub
+
+    hub: Any = get_hub()
+    turns: _Turns | None = getattr(hub, "darkroom_turns", None)
+    if turns is None:
+        turns = hub.darkroom_turns = _Turns(hub)
+    return turns
 
 
 def unpatched(module: str, name: str) -> Any:
