@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import select
-import socket
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -17,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from common.errors import StoreUnavailable
-from common.hub import at_most, unpatched
+from common.hub import at_most, is_readable
 
 __all__ = ["allow_redis", "connect", "store_errors"]
 
@@ -61,7 +59,7 @@ class _Pool(redis.BlockingConnectionPool):
         try:
             if connection is None:
                 connection = self.make_connection()  # type: ignore[no-untyped-call]
-            if connection._sock is not None and _is_readable(connection._sock):
+            if connection._sock is not None and is_readable(connection._sock):
                 connection.disconnect()  # the server has closed it
             connection.connect()
         except BaseException:
@@ -95,13 +93,6 @@ class _Client(redis.Redis):
             raise
         finally:
             pool.release(connection)
-
-
-def _is_readable(sock: socket.socket) -> bool:
-    """Whether a socket has something to be read, or its end; asked without gevent's loop."""
-    poller = unpatched("select", "poll")()
-    poller.register(sock.fileno(), select.POLLIN)
-    return bool(poller.poll(0))
 
 
 @dataclass

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import select
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["at_most", "give_way", "off_the_hub", "unpatched"]
+__all__ = ["at_most", "give_way", "is_readable", "off_the_hub", "unpatched"]
 
 T = TypeVar("T")
 
@@ -104,6 +107,14 @@ def _turns() -> _Turns:
     return turns
 
 
+def is_readable(sock: socket.socket) -> bool:
+    """Whether a socket has something to be read, or its end; asked without gevent's loop."""
+    poller = unpatched("select", "poll")()
+    poller.register(sock.fileno(), select.POLLIN)
+    return bool(poller.poll(0))
+
+
+@functools.cache
 def unpatched(module: str, name: str) -> Any:
     """A function of the standard library as it is without gevent: it knows no event loop.
 

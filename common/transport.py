@@ -29,7 +29,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, Pro
 from urllib3.util.connection import create_connection
 
 from common.addresses import is_public
-from common.hub import give_way
+from common.hub import give_way, is_readable
 
 __all__ = ["Answer", "Forbidden", "TooLarge", "Transport", "Trouble", "tls_context"]
 
@@ -302,6 +302,11 @@ class _Connecting(HTTPConnection):
     response_class = _Response
     idle_since = math.inf
     guarded = False
+
+    @property
+    def is_connected(self) -> bool:
+        # The inherited one asks by way of gevent's loop.
+        return self.sock is not None and not is_readable(self.sock)
 
     def connect(self) -> None:
         # A failed TLS handshake and a broken answer look alike later on. So all that goes wrong
