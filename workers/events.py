@@ -1,8 +1,8 @@
 """What Celery tells Flower of tasks, a few times a second and not with each step.
 
-Each publication costs a worker half a millisecond of processor time, which is more than all calls
-to the store for a task; how much it tells in one makes no difference. Celery gathers them only
-until its loop turns, which it does at once, and under gevent not at all.
+A publication costs a worker more than a call to the store, and how much it tells makes little
+difference. Celery gathers events only until its loop turns, which it does at once, and under
+gevent not at all.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -16,7 +17,7 @@ from celery import Celery
 from tests.processes import until
 from tests.valkey import Valkey, open_store, running_valkey
 from tests.workers.worker import running_worker
-from workers.events import GatheredEvents
+from workers.events import GatheredEvents, LastEvents
 
 
 @pytest.fixture
@@ -100,13 +101,10 @@ def test_no_thread_is_left_behind(valkey: Valkey) -> None:
         until(lambda: threading.active_count() == before, "it has ended")
 
 
-@pytest.mark.parametrize("pool", ["threads", "gevent"])
-def test_a_worker_that_stops_tells_how_its_last_task_ended(
-    valkey: Valkey, tmp_path: Path, pool: str
-) -> None:
+def test_a_worker_that_stops_tells_how_its_last_task_ended(valkey: Valkey, tmp_path: Path) -> None:
     with (
         open_store(valkey.url) as store,
-        running_worker(valkey, store, tmp_path, WORKER_POOL=pool) as worker,
+        running_worker(valkey, store, tmp_path) as worker,
         listening(valkey) as heard,
     ):
         task_id = worker.submit("wait")
@@ -118,3 +116,16 @@ def test_a_worker_that_stops_tells_how_its_last_task_ended(
         worker.process.wait(30)
 
         until(lambda: (task_id, "task-succeeded") in of_tasks(heard), "the end is heard")
+
+
+def test_what_is_kept_when_all_is_over_is_told_at_once(valkey: Valkey) -> None:
+    app = make_app(valkey)
+    with app.connection_for_write() as connection:
+        dispatcher = app.events.Dispatcher(connection, hostname="w")
+        consumer = SimpleNamespace(app=app, event_dispatcher=dispatcher)
+        dispatcher.send("task-succeeded", uuid="last")
+
+        LastEvents(consumer).shutdown(consumer)
+
+        assert valkey.commands().get("publish") == 1
+        dispatcher.close()
