@@ -1,9 +1,9 @@
 """Notes how long the event loop of a process is held: `python -m ops.bench.watched worker`.
 
 A greenlet sleeps for a millisecond again and again; how much later it wakes, somebody has held the
-loop. On a busy machine that may be another process, which has the processor instead: so the time
-that this process itself had of it meanwhile is told beside, as its own. The longest holds of both
-kinds are written to the file that BENCH_HOLDS names.
+loop. On a busy machine that may be another process, which has the processor instead. So three kinds
+are told: all by the clock, those of them in which this process had the processor, and what the
+loop's own thread had of it. The longest of each are written to the file that BENCH_HOLDS names.
 """
 
 from __future__ import annotations
