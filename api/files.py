@@ -25,7 +25,7 @@ from api.openapi import errors, tag
 from api.schemas import FilePath, FileQuery
 from common.errors import StoreUnavailable
 from common.file_signer import FileSigner
-from common.hub import off_the_hub
+from common.hub import give_way, off_the_hub
 from common.storage import ImageStorage
 
 __all__ = ["make_blueprint"]
@@ -52,6 +52,7 @@ def make_blueprint(
         responses={**_PICTURES, **errors(400, 403, 404, 416, 503)},
     )
     def load_image(path: FilePath, query: FileQuery) -> Response:
+        give_way()  # a page of thumbnails asks for all of them at once
         name = f"{path.task_id}/{path.file}"
         left = _seconds_left(signer, name, query, clock())
         if _FILE.fullmatch(path.file) is None:

@@ -70,13 +70,21 @@ class RecordBackend(BaseBackend):
         match state, result:
             case "SUCCESS", Result():
                 with self._tracing.span("complete", parent=trace, task_id=task_id):
-                    if generation is not None and self._store.complete(task_id, generation, result):
-                        return result
-                log.warning("a late result was refused", task_id=task_id, generation=generation)
+                    taken = generation is not None and self._store.complete(
+                        task_id, generation, result
+                    )
+                if taken:
+                    log.info("completed", task_id=task_id, provider=result.provider)
+                else:
+                    log.warning("a late result was refused", task_id=task_id, generation=generation)
             case "FAILURE" | "REVOKED", _:
                 failure = _failure(result)
                 with self._tracing.span("fail", parent=trace, task_id=task_id, code=failure.code):
-                    self._store.fail(task_id, generation, failure)
+                    taken = self._store.fail(task_id, generation, failure)
+                if taken:
+                    log.info("failed", task_id=task_id, code=failure.code)
+                else:
+                    log.warning("a late failure was refused", task_id=task_id)
             case _:
                 pass  # the record knows of starts and retries already
         return result

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import select
-import socket
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -23,7 +21,7 @@ from redis.sentinel import (
 )
 
 from common.errors import StoreUnavailable
-from common.hub import at_most, unpatched
+from common.hub import at_most, is_readable
 from common.redis_url import RedisUrl
 
 __all__ = ["allow_redis", "connect", "sentinel_options", "store_errors"]
@@ -95,7 +93,7 @@ class _Pool(redis.BlockingConnectionPool):
         try:
             if connection is None:
                 connection = self.make_connection()  # type: ignore[no-untyped-call]
-            if connection._sock is not None and _is_readable(connection._sock):
+            if connection._sock is not None and is_readable(connection._sock):
                 connection.disconnect()  # the server has closed it
             if connection._sock is None:
                 connection.connect()
@@ -135,13 +133,6 @@ class _Client(redis.Redis):
             raise
         finally:
             pool.release(connection)
-
-
-def _is_readable(sock: socket.socket) -> bool:
-    """Whether a socket has something to be read, or its end; asked without gevent's loop."""
-    poller = unpatched("select", "poll")()
-    poller.register(sock.fileno(), select.POLLIN)
-    return bool(poller.poll(0))
 
 
 @dataclass

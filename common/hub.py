@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import select
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
 
-__all__ = ["Threads", "at_most", "off_the_hub", "unpatched"]
+__all__ = ["Threads", "at_most", "give_way", "is_readable", "off_the_hub", "unpatched"]
 
 T = TypeVar("T")
+
+_TURN = 0.005  # seconds that gevent's loop may take for a turn before work is put off to the next
+_MOMENT = 0.0005
 
 
 def off_the_hub(action: Callable[[], T]) -> T:
@@ -82,6 +88,62 @@ class _AtMost(contextlib.AbstractContextManager[None]):
         self._limit.close()
         if error is self._limit:
             raise TimeoutError("waited for too long") from None
+
+
+def give_way() -> None:
+    """Let the others have the event loop, if it has not turned for long; elsewhere do nothing.
+
+    For code that many greenlets come to in the same moment, each with a millisecond's work and
+    nothing to wait for: they would keep everybody else waiting until the last of them is done.
+    """
+    if _on_gevent():
+        _turns().wait()
+
+
+class _Turns:
+    """Puts off to a later turn of gevent's loop what does not fit into this one, in order."""
+
+    def __init__(self, hub: Any) -> None:
+        from gevent import sleep
+        from gevent.lock import BoundedSemaphore
+
+        self._sleep = sleep
+        self._first = BoundedSemaphore(1)
+        self._began = time.perf_counter()
+        # Called once in each turn, right after the loop has looked for what has happened.
+        self._watcher = hub.loop.check(ref=False)
+        self._watcher.start(self._next)
+
+    def wait(self) -> None:
+        if not self._is_over():
+            return
+        with self._first:  # one alone looks for the next turn; the others would wake for nothing
+            while self._is_over():
+                self._sleep(_MOMENT)
+
+    def _is_over(self) -> bool:
+        return time.perf_counter() - self._began > _TURN
+
+    def _next(self) -> None:
+        self._began = time.perf_counter()
+
+
+def _turns() -> _Turns:
+    """Those of this thread's loop."""
+    from gevent import get_hub
+
+    hub: Any = get_hub()
+    turns: _Turns | None = getattr(hub, "darkroom_turns", None)
+    if turns is None:
+        turns = hub.darkroom_turns = _Turns(hub)
+    return turns
+
+
+def is_readable(sock: socket.socket) -> bool:
+    """Whether a socket has something to be read, or its end; asked without gevent's loop."""
+    poller = unpatched("select", "poll")()
+    poller.register(sock.fileno(), select.POLLIN)
+    return bool(poller.poll(0))
 
 
 @cache

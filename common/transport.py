@@ -29,6 +29,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, Pro
 from urllib3.util.connection import create_connection
 
 from common.addresses import is_public
+from common.hub import give_way, is_readable
 
 __all__ = ["Answer", "Forbidden", "TooLarge", "Transport", "Trouble", "tls_context"]
 
@@ -85,6 +86,7 @@ class Answer:
         return min(max(seconds, 0.0), RETRY_AFTER_LIMIT)
 
     def _value(self) -> Any:
+        give_way()  # a millisecond for each picture in it
         try:
             return orjson.loads(self.body)
         except ValueError:
@@ -275,7 +277,9 @@ class _Deadlined(io.RawIOBase):
             raise TimeoutError("timed out")
         if left < math.inf:
             self._sock.settimeout(left)
-        return self._raw.readinto(buffer)
+        read = self._raw.readinto(buffer)
+        give_way()  # many answers may come at once
+        return read
 
     def close(self) -> None:
         if not self.closed:
@@ -298,6 +302,11 @@ class _Connecting(HTTPConnection):
     response_class = _Response
     idle_since = math.inf
     guarded = False
+
+    @property
+    def is_connected(self) -> bool:
+        # The inherited one asks by way of gevent's loop.
+        return self.sock is not None and not is_readable(self.sock)
 
     def connect(self) -> None:
         # A failed TLS handshake and a broken answer look alike later on. So all that goes wrong

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -32,6 +33,7 @@ from common.task_body import TaskBody
 from common.tracing import make_tracing
 from workers.cancels import Cancels
 from workers.courier import Courier, Patience
+from workers.events import GatheredEvents, LastEvents
 from workers.heartbeat import Heartbeat
 from workers.providers import make_providers
 from workers.runner import Runner
@@ -42,6 +44,9 @@ from workers.webhooks import Notifier, Post
 __all__ = ["WATCHDOG_OPTION", "app", "make_app", "make_store", "worker_name"]
 
 WATCHDOG_OPTION = "darkroom_watchdog"  # where the Celery configuration holds the Watchdog
+
+# They tell of each message that it came and how it ended, as our own lines do, for far less.
+_CHATTY = ("celery.worker.strategy", "celery.app.trace")
 
 
 def worker_name() -> str:
@@ -67,10 +72,11 @@ def make_app(settings: Settings) -> Celery:
     """A Celery application whose worker serves generations."""
     store = make_store(settings)
     catalog = Catalog.load(settings.catalog_file)
-    app = Celery("darkroom")
+    app = Celery("darkroom", events=GatheredEvents)
     app.conf.update(_configuration(settings, catalog))
     app.conf[STORE_OPTION] = store
     tracing = app.conf[TRACING_OPTION] = make_tracing(settings, "worker")
+    app.steps["consumer"].add(LastEvents)
     app.amqp.Connection = _Connection
     worker, stopping = worker_name(), threading.Event()
     cancels = Cancels(connect(settings.shared_redis_url, connections=1))
@@ -126,6 +132,8 @@ def make_app(settings: Settings) -> Celery:
     @signals.setup_logging.connect(weak=False)
     def _logging(**_: Any) -> None:
         configure(settings.log_level, settings.log_format)
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
 
     @signals.task_prerun.connect(weak=False)
     def _begun(task_id: str, **_: Any) -> None:

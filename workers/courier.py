@@ -509,7 +509,7 @@ class Courier:
             width=verified.width,
             height=verified.height,
             bytes=len(verified.data),
-            sha256=off_the_hub(lambda: verified.sha256),
+            sha256=verified.sha256,
             revised_prompt=picture.revised_prompt,
             seed=picture.seed,
         )

@@ -31,10 +31,7 @@ class VerifiedImage:
     format: Format
     width: int
     height: int
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
+    sha256: str
 
 
 def verify(
@@ -60,7 +57,7 @@ def verify(
         data = _encode(kept, fmt)
     if fmt == "png":
         data = _with_texts(data, {"prompt": request.prompt, "model": request.model})
-    return VerifiedImage(data, fmt, *kept.size)
+    return VerifiedImage(data, fmt, *kept.size, hashlib.sha256(data).hexdigest())
 
 
 def mask_in(form: MaskForm, data: bytes, limits: ImageLimits) -> bytes:

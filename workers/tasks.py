@@ -52,8 +52,10 @@ def register(
             log.warning("could not claim", reason=str(error))
             raise Ignore() from None  # the sweep announces it again
         if claim is None:
+            log.debug("nothing to claim")
             raise Ignore()  # a doubled or late hint
         self.request.generation = claim.task.generation
+        log.info("claimed", model=claim.task.request.model, attempt=claim.attempt)
         try:
             with (
                 heartbeat.holding(claim),
@@ -64,6 +66,7 @@ def register(
                 return runner.run(replace(claim, trace=trace))
         except Deferred as deferred:
             # Nothing is published here: the task waits in the due set. Flower shows a retry.
+            log.info("put back", reason=deferred.reason, seconds=round(deferred.wait, 1))
             raise Retry(f"{deferred.reason}, again in {deferred.wait:.0f} s") from None
         except (LeaseLost, StoreUnavailable) as error:
             log.warning("gave up a claim", reason=type(error).__name__)

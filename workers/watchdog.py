@@ -14,7 +14,6 @@ interpreter, is seen from outside (`common/liveness.py`).
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sys
 import threading
@@ -73,8 +72,6 @@ class Watchdog:
         # Not declared: a list needs no declaration, and nobody would take the binding back.
         queue = Queue(self._queue, routing_key=self._queue, no_declare=True)
         worker.app.amqp.queues.select_add(queue)
-        for name in ("celery.worker.strategy", "celery.app.trace"):
-            logging.getLogger(name).addFilter(_no_turn)
         self._slots = worker.concurrency  # type: ignore[attr-defined]
         self._main_thread = unpatched("_thread", "get_ident")()
         self._turned = self._pulsed = time.monotonic()
@@ -176,9 +173,3 @@ def _where_is(thread: int) -> str:
         lines.append(f"{frame.f_globals.get('__name__')}:{frame.f_lineno}")
         frame = frame.f_back
     return " < ".join(lines)
-
-
-def _no_turn(record: logging.LogRecord) -> bool:
-    """Celery tells of every message that it gets and works off; of these nobody wants to hear."""
-    about = record.args
-    return not (isinstance(about, dict) and about.get("name") == TURN)

@@ -46,14 +46,15 @@ def test_every_line_of_a_worker_about_a_task_has_its_id(stack: Stack, pool: str)
         return lines(stack, "worker")[before:]
 
     def ends() -> set[str]:
-        return {line["task_id"] for line in seen() if line["logger"] == "celery.app.trace"}
+        return {line["task_id"] for line in seen() if line["event"] in ("completed", "failed")}
 
-    until(lambda: ends() >= ids, "Celery tells of every end")
+    until(lambda: ends() >= ids, "every end is told")
     for task_id in ids:
         about = [line for line in seen() if task_id in json.dumps(line)]
         assert {line.get("task_id") for line in about} == {task_id}
+        assert "claimed" in {line["event"] for line in about}
         loggers = {line["logger"] for line in about}
-        assert {"celery.worker.strategy", "celery.app.trace", "workers.courier"} <= loggers
+        assert {"workers.tasks", "workers.courier", "common.backend"} <= loggers
     strangers = [line for line in seen() if line.get("task_id") not in {*ids, None}]
     assert strangers == []
 

@@ -85,4 +85,4 @@ def test_an_inline_task_costs_the_worker_eight_round_trips(stack: Stack) -> None
     published = [c for c in commands if any(e.get("uuid") == task_id for e in events(c))]
 
     assert len(to_the_store) == 5  # the submit's among them
-    assert len(published) <= 3
+    assert len(published) <= 2  # its begin and its end, with those of all others in that moment

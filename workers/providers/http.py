@@ -10,6 +10,8 @@ How a request is carried is `transport`'s business, where it may go that of `add
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 import time
 from collections.abc import Collection, Mapping
@@ -147,7 +149,7 @@ class Http:
         except (orjson.JSONEncodeError, UnicodeEncodeError) as error:
             raise Refused("The request holds text that is not valid Unicode.") from error
         sent = {**self._headers, **(headers or {}), "Content-Type": kind}
-        request = requests.Request("POST", self._base + path, headers=sent, data=data).prepare()
+        request = _request("POST", self._base + path, sent, data)
         try:
             return self._exchange(self._own, request, deadline, limit)
         except TooLarge as error:
@@ -323,7 +325,7 @@ class Http:
         self, url: str, hosts: Collection[str], headers: Mapping[str, str], method: str = "GET"
     ) -> tuple[requests.PreparedRequest, Transport]:
         try:
-            request = requests.Request(method, url, headers=dict(headers)).prepare()
+            request = _request(method, url, headers)
             # Looked at as it will be used, so that no second reading of it can differ.
             target = urlsplit(str(request.url))
             where = origin(str(request.url))
@@ -350,6 +352,24 @@ class Http:
         direct = self._is_local and transport is self._own
         proxies = {} if direct else requests.utils.get_environ_proxies(str(request.url))
         return transport.exchange(request, deadline=deadline, limit=limit, proxies=proxies)
+
+
+def _request(
+    method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+) -> requests.PreparedRequest:
+    """What `requests` would make of it. Raises ValueError for a URL or header that is none."""
+    request = copy.copy(_prepared(method, url))
+    request.prepare_headers(dict(headers))
+    request.body = body
+    request.prepare_content_length(body)
+    return request
+
+
+@functools.lru_cache(maxsize=256)
+def _prepared(method: str, url: str) -> requests.PreparedRequest:
+    """A request without headers or body, to be copied: reading a URL costs more than sending it,
+    and most are the same again, or those of a job that is asked for many times."""
+    return requests.Request(method, url).prepare()
 
 
 def _joined(url: str, location: str) -> str:
