@@ -52,7 +52,6 @@ def make_blueprint(
         responses={**_PICTURES, **errors(400, 403, 404, 416, 503)},
     )
     def load_image(path: FilePath, query: FileQuery) -> Response:
-        give_way()  # a page of thumbnails asks for all of them at once
         name = f"{path.task_id}/{path.file}"
         left = _seconds_left(signer, name, query, clock())
         if _FILE.fullmatch(path.file) is None:
@@ -62,6 +61,7 @@ def make_blueprint(
         if side is None and not saving and (elsewhere := _redirect(storage, name, left)):
             return elsewhere
         data = storage.get(name) if side is None else thumbnails.get(name, side)
+        give_way()  # so does sending them, once they are read
         if data is None:
             raise _gone()
         index, _, kind = path.file.partition(".")

@@ -74,7 +74,7 @@ def sentinel_options(where: RedisUrl, timeout: float) -> dict[str, Any]:
         **({"ssl": True, **where.tls} if where.tls is not None else {}),
         "socket_timeout": timeout,
         "socket_connect_timeout": min(1, timeout),
-        "retry": Retry(NoBackoff(), 0),
+        "retry": None,  # which is once; it has to be JSON, for Flower shows it
     }
 
 

@@ -227,4 +227,5 @@ try:
     check_redis(_settings.shared_redis_url)
     app = make_app(_settings)
 except ConfigurationError as error:
-    sys.exit(f"{error}")
+    sys.stderr.write(f"{error}\n")
+    sys.exit(2)

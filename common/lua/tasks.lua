@@ -102,7 +102,6 @@ function ops.create(id, terms, ...)
              'status', 'pending', 'generation', 0, 'attempts', 0, 'losses', 0, 'created', now,
              'deadline', deadline, 'charge', charge, 'hinted', hinted,
              'timeline', with_entry(nil, now, 'accepted'), ...)
-  redis.call('PEXPIREAT', key, deadline + terms.retention)
   redis.call('ZADD', DUE, hinted == 0 and deadline or math.min(now + terms.check, deadline), id)
   local index = ours('owner:' .. owner)
   redis.call('ZADD', index, micros, id)

@@ -67,8 +67,8 @@ REMOVALS = {
         (
             (
                 "common/lua/fleet.lua",
-                "        elseif announce(id, queue, owner, summary, created * 1000) then",
-                "        elseif true then",
+                "          hinted = announce(id, queue, owner, summary, created * 1000)",
+                "          hinted = now",
             ),
         ),
     ),
@@ -120,7 +120,11 @@ REMOVALS = {
         frozenset({"hung: slowest", "hung: answers", CAME_TO_ITS_END}),
         (
             _NO_ALLOWANCE,
-            ("common/connection.py", "socket_timeout=timeout,", "socket_timeout=None,"),
+            (
+                "common/connection.py",
+                '"timeout": timeout,\n        "socket_timeout": timeout,',
+                '"timeout": timeout,\n        "socket_timeout": None,',
+            ),
         ),
     ),
 }

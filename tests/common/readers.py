@@ -1,7 +1,7 @@
 """As many calls as are in flight are answered in the same moment, each with megabytes of Base64.
 
-Run under gevent by `test_give_way`, against `ops.bench.stub`. Prints the longest time, in seconds of
-its processor, for which the loop did not come round, and the length of the shortest picture.
+Run under gevent by `test_give_way`, against `ops.bench.stub`. Prints the longest time, in seconds
+of its processor, for which the loop did not come round, and the length of the shortest picture.
 """
 
 from __future__ import annotations

@@ -14,7 +14,14 @@ from common.connection import connect
 from common.oversight import Oversight
 from common.store import Grant, Offer, TaskStore
 from common.task import CallState, Claim
-from tests.common.tasks import REQUEST, call, claimed, create, record_key
+from tests.common.tasks import (
+    REQUEST,
+    call,
+    claimed,
+    create,
+    pass_milliseconds,
+    record_key,
+)
 from tests.processes import until
 from tests.valkey import Valkey, close, open_store
 
@@ -240,9 +247,10 @@ def test_the_oldest_are_found_wherever_they_wait(
 
 
 def test_a_task_that_hangs_at_a_worker_is_found_behind_any_number_that_wait(
-    store: TaskStore, oversight: Oversight
+    store: TaskStore, oversight: Oversight, valkey: Valkey
 ) -> None:
     held = claimed(store)
+    pass_milliseconds(valkey, 2)
     for number in range(520):  # all of which are to be looked at before its lease ends
         create(store, owner=f"key_{number}")
 

@@ -85,6 +85,7 @@ def _leave(traces: Traces) -> None:
     assert traces.end_of(response_format="b64_json")["status"] == "completed"
     assert traces.end_of(f"{PROMPT} sim:moderated")["status"] == "failed"
     provider = Scripted()
+    wait_for_flower(traces)
     traces.stack.kill("worker")
     traces.stack.start("worker", SANDBOX_URL=f"http://127.0.0.1:{provider.port}")
     try:
@@ -112,6 +113,12 @@ def _leave(traces: Traces) -> None:
             traces.refusals.append(answer)
 
 
+def wait_for_flower(traces: Traces) -> None:
+    """Workers tell of their tasks a moment later, and a killed one of its last ones never."""
+    pages = [f"{traces.stack.flower_url}/task/{task_id}" for task_id in traces.tasks]
+    until(lambda: all(requests.get(page, timeout=20).ok for page in pages), "Flower knows all")
+
+
 def marks(traces: Traces) -> list[str]:
     return [MARK, WRONG_KEY, traces.key]
 
@@ -134,6 +141,7 @@ def test_flower_has_none_of_them(traces: Traces) -> None:
     paths += [f"{table}&order[0][column]=0&columns[0][data]=name"]
     paths += ["/api/workers", *(f"/task/{task_id}" for task_id in traces.tasks)]
     paths += [f"/api/task/{what}/{traces.tasks[0]}" for what in ("info", "result")]
+    wait_for_flower(traces)
     pages = {path: requests.get(flower + path, timeout=20) for path in paths}
 
     assert all(task_id in pages[f"/task/{task_id}"].text for task_id in traces.tasks)

@@ -27,6 +27,7 @@ def test_every_answer_is_as_the_document_says(stack: Stack, thorough: int, tmp_p
                 DARKROOM_KEY=tenant.key,
                 DARKROOM_ADMIN_KEY=stack.keys.create("operator", admin=True)[1],
                 DARKROOM_IMAGE=tenant.links()[0],
+                DARKROOM_TASK=tenant.tasks["completed"],
             ),
             capture_output=True,
             text=True,
