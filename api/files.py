@@ -13,7 +13,7 @@ import io
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
@@ -25,7 +25,7 @@ from api.openapi import errors, tag
 from api.schemas import FilePath, FileQuery
 from common.errors import StoreUnavailable
 from common.file_signer import FileSigner
-from common.hub import give_way, off_the_hub
+from common.hub import off_the_hub
 from common.storage import ImageStorage
 
 __all__ = ["make_blueprint"]
@@ -60,19 +60,20 @@ def make_blueprint(
         saving = _is_download(query.download)
         if side is None and not saving and (elsewhere := _redirect(storage, name, left)):
             return elsewhere
-        data = storage.get(name) if side is None else thumbnails.get(name, side)
-        give_way()  # so does sending them, once they are read
-        if data is None:
+        found = storage.pieces(name) if side is None else thumbnails.get(name, side)
+        if found is None:
             raise _gone()
+        length, pieces = found
         index, _, kind = path.file.partition(".")
         shown = f"{path.task_id}-{path.file}"
         if side is not None:
             kind, shown = "webp", f"{path.task_id}-{index}.{side}.webp"
-        response = Response(data, mimetype=f"image/{kind}")
+        response = Response(pieces, mimetype=f"image/{kind}")
+        response.content_length = length
         # A name is never given to other bytes, so it can stand for them.
         response.set_etag(hashlib.sha256(f"{name}?{side}".encode()).hexdigest()[:32])
         response.headers.update(_headers(shown, left, saving=saving))
-        response.make_conditional(request, accept_ranges=True, complete_length=len(data))
+        response.make_conditional(request, accept_ranges=True, complete_length=length)
         return response
 
     return bp
@@ -151,11 +152,12 @@ class _Thumbnails:
         self._storage = storage
         self._gate = threading.BoundedSemaphore(_AT_A_TIME)
 
-    def get(self, name: str, side: int) -> bytes | None:
-        """The image `name` made small, as WebP; None when there is no such image."""
+    def get(self, name: str, side: int) -> tuple[int, Iterable[bytes]] | None:
+        """The image `name` made small, as WebP: its length, and its bytes. None when there is no
+        such image."""
         kept = f"{name}.{side}.webp"
-        if side in _KEPT_SIDES and (data := self._storage.get(kept)) is not None:
-            return data
+        if side in _KEPT_SIDES and (found := self._storage.pieces(kept)) is not None:
+            return found
         data = self._storage.get(name)
         if data is None:
             return None
@@ -164,7 +166,7 @@ class _Thumbnails:
         if side in _KEPT_SIDES:
             with contextlib.suppress(StoreUnavailable):  # no room: it is made again the next time
                 self._storage.put(kept, small)
-        return small
+        return len(small), [small]
 
 
 def _shrink(data: bytes, side: int) -> bytes:

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
+from gevent.baseserver import BaseServer
 from gunicorn.http import wsgi  # type: ignore[import-untyped]
 from gunicorn.http.errors import (  # type: ignore[import-untyped]
     LimitRequestHeaders,
@@ -17,17 +18,25 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]
 from gunicorn.util import close_graceful  # type: ignore[import-untyped]
 from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]
 
+from common.hub import give_way
+
 __all__ = ["Worker"]
 
-_SENT_AS_ONE = 65_536  # bytes; more than this is sent piece by piece rather than copied
+_PIECE = 131_072  # bytes
 
 
 class _Response(wsgi.Response):  # type: ignore[misc]
     """Sends the headers with the first bytes of the body, which gunicorn sends one after the other:
-    each call wakes whoever reads, and waking costs both sides more than the bytes."""
+    each call wakes whoever reads, and waking costs both sides more than the bytes. What is large is
+    sent in pieces, between which others have the event loop."""
 
     def write(self, arg: bytes) -> None:
-        if self.headers_sent or len(arg) > _SENT_AS_ONE:
+        if len(arg) > _PIECE:
+            for start in range(0, len(arg), _PIECE):
+                give_way()
+                super().write(arg[start : start + _PIECE])
+            return
+        if self.headers_sent:
             super().write(arg)
             return
         pieces = _Pieces()
@@ -46,6 +55,10 @@ class _Pieces(list[bytes]):
 
 
 wsgi.Response = _Response  # there is no setting for it
+
+# A crowd that comes in one moment is let in by and by, and the event loop turns meanwhile: gevent
+# takes a hundred at a time.
+BaseServer.max_accept = 8
 
 
 class Worker(GeventWorker):  # type: ignore[misc]

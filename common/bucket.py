@@ -25,6 +25,9 @@ __all__ = ["Bucket", "Method", "Redirect"]
 Redirect = Literal["auto", "on", "off"]
 Method = Literal["GET", "HEAD"]
 
+PIECE = 262_144
+"""Bytes of an image that are read at a time, where it is handed on."""
+
 PROBE = "darkroom-probe"
 """The folder of what `check` stores, and deletes again."""
 
@@ -60,6 +63,12 @@ class Bucket:
     def get(self, name: str) -> bytes | None:
         with contextlib.suppress(NotFoundError, FileNotFoundError):
             return bytes(obstore.get(self._store, name).bytes())
+        return None
+
+    def pieces(self, name: str) -> tuple[int, Iterator[bytes]] | None:
+        with contextlib.suppress(NotFoundError, FileNotFoundError):
+            found = obstore.get(self._store, name)
+            return found.meta["size"], map(bytes, found.stream(min_chunk_size=PIECE))
         return None
 
     def delete(self, *names: str) -> None:

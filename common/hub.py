@@ -7,7 +7,6 @@ import importlib
 import select
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
 from functools import cache
@@ -45,8 +44,8 @@ class Threads:
     def __init__(self, most: int, *, patience: float) -> None:
         self._most = most
         self._patience = patience
-        self._free = threading.BoundedSemaphore(most)  # the pool itself would take one more
         self._pool: Any = None
+        self._free: Any = None
 
     def run(self, action: Callable[[], T]) -> T:
         """The result of `action`. Raises TimeoutError when no thread gets free within `patience`
@@ -54,9 +53,13 @@ class Threads:
         if not _on_gevent():
             return action()
         if self._pool is None:
+            from gevent.lock import BoundedSemaphore
             from gevent.threadpool import ThreadPool
 
             self._pool = ThreadPool(self._most)
+            # The pool itself would take one more. A semaphore of `threading` sends those that wait
+            # back to the end of the line when somebody else was quicker, until some wait for ever.
+            self._free = BoundedSemaphore(self._most)
         if not self._free.acquire(timeout=self._patience):
             raise TimeoutError("no thread got free in time")
         try:
