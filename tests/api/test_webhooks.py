@@ -19,6 +19,9 @@ URL = "https://shop.example.com/hooks/images?token=MARKEDTOKEN"
 
 @pytest.fixture
 def outbox(stack: Stack) -> Outbox:
+    """With nothing in it that others have left."""
+    for name in stack.redis.scan_iter("darkroom:webhooks*"):
+        stack.redis.delete(name)
     return Outbox(stack.redis, waits=(60, 60), lease=60)
 
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 import schemathesis
 
 _LINK = urlsplit(os.environ["DARKROOM_IMAGE"])  # path and query of an image that is there
-_TASK = os.environ["DARKROOM_TASK"]  # one that has ended
+_TASK = os.environ["DARKROOM_TASK"]  # one that has ended, and has a webhook
 
 
 @schemathesis.hook

@@ -17,6 +17,8 @@ EXAMPLES = 40  # for each operation, of each phase
 def test_every_answer_is_as_the_document_says(stack: Stack, thorough: int, tmp_path: Path) -> None:
     tenant = Tenant.new(stack, "schemathesis")
     tenant.fill()
+    told = tenant.submit(webhook_url="https://shop.example.com/hooks/images")
+    stack.complete(told)
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
     options = ["--max-examples", str(EXAMPLES * thorough), "--no-color"]
     with working(stack):
@@ -27,7 +29,7 @@ def test_every_answer_is_as_the_document_says(stack: Stack, thorough: int, tmp_p
                 DARKROOM_KEY=tenant.key,
                 DARKROOM_ADMIN_KEY=stack.keys.create("operator", admin=True)[1],
                 DARKROOM_IMAGE=tenant.links()[0],
-                DARKROOM_TASK=tenant.tasks["completed"],
+                DARKROOM_TASK=told,
             ),
             capture_output=True,
             text=True,
