@@ -37,6 +37,7 @@ from workers.events import GatheredEvents, LastEvents
 from workers.heartbeat import Heartbeat
 from workers.providers import make_providers
 from workers.runner import Runner
+from workers.slots import LOOK_SECONDS, FreeSlots
 from workers.tasks import register
 from workers.watchdog import Watchdog
 from workers.webhooks import Notifier, Post
@@ -61,11 +62,16 @@ def make_store(settings: Settings) -> TaskStore:
 
 
 class _Connection(Connection):
-    """Looks for a broker that went away every two seconds; kombu waits up to half a minute."""
+    """Looks for a broker that went away every two seconds; kombu waits up to half a minute. Comes
+    back from a wait for messages soon enough to see that a slot is free."""
 
     def ensure_connection(self, *args: Any, **options: Any) -> Self:
         often = {"interval_start": 1, "interval_step": 1, "interval_max": 2}
         return super().ensure_connection(*args, **often | options)
+
+    def drain_events(self, timeout: float | None = None, **options: Any) -> Any:
+        soon = LOOK_SECONDS if timeout is None else min(timeout, LOOK_SECONDS)
+        return super().drain_events(timeout=soon, **options)
 
 
 def make_app(settings: Settings) -> Celery:
@@ -76,7 +82,7 @@ def make_app(settings: Settings) -> Celery:
     app.conf.update(_configuration(settings, catalog))
     app.conf[STORE_OPTION] = store
     tracing = app.conf[TRACING_OPTION] = make_tracing(settings, "worker")
-    app.steps["consumer"].add(LastEvents)
+    app.steps["consumer"] |= {FreeSlots, LastEvents}
     app.amqp.Connection = _Connection
     worker, stopping = worker_name(), threading.Event()
     cancels = Cancels(connect(settings.shared_redis_url, connections=1))
