@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -182,10 +182,7 @@ def make_blueprint(
         responses={200: PauseState, **errors(400, 401, 403, 413, 415, 503)},
     )
     def pause() -> Response:
-        name = pausable()
-        oversight.pause(name)
-        _tell("pause", name=name)
-        return _fresh({"object": "admin.pause", "name": name, "paused": True})
+        return switch("pause", oversight.pause)
 
     @bp.post(
         "/resume",
@@ -195,10 +192,7 @@ def make_blueprint(
         responses={200: PauseState, **errors(400, 401, 403, 413, 415, 503)},
     )
     def resume() -> Response:
-        name = pausable()
-        oversight.resume(name)
-        _tell("resume", name=name)
-        return _fresh({"object": "admin.pause", "name": name, "paused": False})
+        return switch("resume", oversight.resume)
 
     @bp.get(
         "/keys",
@@ -215,6 +209,12 @@ def make_blueprint(
         data = [_key(key, usage) for key, usage in zip(shown, used, strict=True)]
         data.sort(key=lambda key: -key["month"]["spend_usd"])
         return _fresh({"object": "list", "data": data, "total": len(known)})
+
+    def switch(what: str, act: Callable[[str], object]) -> Response:
+        name = pausable()
+        act(name)
+        _tell(what, name=name)
+        return _fresh({"object": "admin.pause", "name": name, "paused": what == "pause"})
 
     def inspected(task_id: str) -> Inspection:
         if not is_task_id(task_id):

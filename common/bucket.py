@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # obstore has these names for type checkers only
     from obstore import Attributes, ObjectMeta
     from obstore.store import ClientConfig, RetryConfig
 
-__all__ = ["Bucket", "Method", "Redirect"]
+__all__ = ["PIECE", "PROBE", "Bucket", "Method", "Redirect"]
 
 Redirect = Literal["auto", "on", "off"]
 Method = Literal["GET", "HEAD"]

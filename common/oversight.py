@@ -18,7 +18,7 @@ import redis
 from common.catalog import Catalog
 from common.limits import Usage, usage_from
 from common.queue import queue_for
-from common.script import Script
+from common.script import Script, pairs
 from common.store import Inspection, inspection_from
 
 __all__ = ["SAMPLE_SECONDS", "Holding", "Oversight", "Point"]
@@ -72,16 +72,16 @@ class Oversight:
         They are looked for where tasks wait and are worked on, by the heads of each: of many
         thousands that wait, younger ones may be told of in place of one that is not at a head.
         """
-        return [inspection_from(_pairs(r)) for r in self._run("oldest", limit, *self._queues)]
+        return [inspection_from(pairs(r)) for r in self._run("oldest", limit, *self._queues)]
 
     def failed(self, limit: int) -> list[Inspection]:
         """The tasks that failed last, at most 200, and of them those whose records are kept."""
-        return [inspection_from(_pairs(record)) for record in self._run("failures", limit)]
+        return [inspection_from(pairs(record)) for record in self._run("failures", limit)]
 
     def of_key(self, key_id: str, limit: int) -> list[Inspection]:
         """At most so many tasks of a key, the newest first."""
         _, _, *records = self._run("list", key_id, "", limit, "", "", limit)
-        return [inspection_from(_pairs(record)) for record in records]
+        return [inspection_from(pairs(record)) for record in records]
 
     def working(self) -> list[Holding]:
         """What each worker holds. Of each queue 500 tasks are looked at, at most."""
@@ -155,7 +155,3 @@ def _quantile(part: float, counts: Sequence[int], bounds: Sequence[float]) -> fl
             return round(low + (high - low) * (wanted - so_far) / count, 2)
         so_far, low = so_far + count, high
     return bounds[-1]
-
-
-def _pairs(flat: Sequence[str]) -> dict[str, str]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -11,7 +12,7 @@ import redis
 from common.connection import store_errors
 from common.queue import hint_template
 
-__all__ = ["PREFIX", "Script"]
+__all__ = ["PREFIX", "Script", "pairs"]
 
 PREFIX = "darkroom:"  # of every key that is ours; kombu's queues are lists under their bare names
 
@@ -39,6 +40,11 @@ _READS = frozenset(
     {"look", "read", "list", "open", "usage", "health", "outcomes", "routes", "metrics"}
     | {"failures", "oldest", "working", "usages", "history"}
 )
+
+
+def pairs(flat: Sequence[Any]) -> dict[str, Any]:
+    """A hash, which Redis gives as field, value, field, value and so on."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 class Script:

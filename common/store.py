@@ -19,7 +19,7 @@ import redis
 from common.errors import LeaseLost, LimitExceeded, NameReused, QueueFull, RetryRefused
 from common.limits import UNLIMITED, Limits, RequestsLeft, Usage, millionths, usage_from
 from common.records import calls_from, entries, task_from
-from common.script import PREFIX, Script
+from common.script import PREFIX, Script, pairs
 from common.settings import Settings
 from common.task import (
     Billed,
@@ -315,7 +315,7 @@ class TaskStore:
             case "created", at, *left:
                 return Created(task_id, at, left=_requests_left(left, limits))
             case "replayed", record:
-                task = task_from(_pairs(record))
+                task = task_from(pairs(record))
                 return Created(task.id, task.created, replayed=task)
             case "reused", *_:
                 raise NameReused
@@ -334,7 +334,7 @@ class TaskStore:
         if reply is None:
             return None
         record, place, wait = reply
-        return task_from(_pairs(record), place or None, wait / 1000 or None)
+        return task_from(pairs(record), place or None, wait / 1000 or None)
 
     def inspect(self, task_id: str) -> Inspection | None:
         """All that the record says, for people who look after the system; None when there is
@@ -343,12 +343,12 @@ class TaskStore:
         if reply is None:
             return None
         record, place, wait = reply
-        return inspection_from(_pairs(record), place or None, wait / 1000 or None)
+        return inspection_from(pairs(record), place or None, wait / 1000 or None)
 
     def open(self, *, limit: int) -> list[Inspection]:
         """At most so many tasks of anybody that have not ended, those first that are to be looked
         at next."""
-        return [inspection_from(_pairs(record)) for record in self._run("open", limit)]
+        return [inspection_from(pairs(record)) for record in self._run("open", limit)]
 
     def list(
         self,
@@ -368,9 +368,7 @@ class TaskStore:
         if reply is None:
             return None
         more, last, *records = reply
-        return Page(
-            tuple(task_from(_pairs(record)) for record in records), last or None, bool(more)
-        )
+        return Page(tuple(task_from(pairs(record)) for record in records), last or None, bool(more))
 
     def read_many(self, task_ids: Iterable[str]) -> tuple[Task | None, ...]:
         """The tasks as they stand, but for their places in queues, in the order of the ids.
@@ -378,7 +376,7 @@ class TaskStore:
         None for one that is not there (any more).
         """
         records = self._run("read", *task_ids)
-        return tuple(task_from(_pairs(record)) if record else None for record in records)
+        return tuple(task_from(pairs(record)) if record else None for record in records)
 
     def claim(self, task_id: str, worker: str) -> Claim | None:
         """Take the right to work on a task.
@@ -390,7 +388,7 @@ class TaskStore:
         if reply is None:
             return None
         now, flat = reply
-        record = _pairs(flat)
+        record = pairs(flat)
         return Claim(
             task=task_from(record),
             calls=calls_from(record),
@@ -500,7 +498,7 @@ class TaskStore:
         if reply is None:
             return None
         outcome, record = reply
-        return outcome, task_from(_pairs(record))
+        return outcome, task_from(pairs(record))
 
     def decline(self, claim: Claim) -> bool:
         """Say that a task that was to be cancelled cannot be: it goes on. False when it was not
@@ -586,7 +584,7 @@ def _exceeded(reply: Sequence[Any], limits: Limits) -> LimitExceeded:
 
 def shut_routes(now: float, flat: Sequence[str]) -> dict[str, Shut]:
     """What is shut at `now`, in Unix milliseconds, of all that Redis knows of routes."""
-    known = _pairs(flat)
+    known = pairs(flat)
     shut = {
         name: Shut(known[f"{name}:why"], (float(until) - now) / 1000)
         for field, until in known.items()
@@ -600,7 +598,7 @@ def paused_since(flat: Sequence[str]) -> dict[str, int]:
     """What an operator has paused, by name, and when, in Unix milliseconds."""
     return {
         field.removesuffix(":paused"): int(since)
-        for field, since in _pairs(flat).items()
+        for field, since in pairs(flat).items()
         if field.endswith(":paused")
     }
 
@@ -638,10 +636,6 @@ def _told(call: Call) -> tuple[str, dict[str, Any]]:
 
 def _dumps(data: Any) -> str:
     return orjson.dumps(data).decode()
-
-
-def _pairs(flat: Sequence[Any]) -> dict[str, Any]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _flat(fields: Mapping[str, Any]) -> list[Any]:

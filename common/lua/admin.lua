@@ -37,11 +37,9 @@ function ops.oldest(most, ...)
     if a.created ~= b.created then return a.created < b.created end
     return a.id < b.id
   end)
-  local records = {}
-  for i = 1, math.min(#found, tonumber(most)) do
-    records[i] = redis.call('HGETALL', record_key(found[i].id))
-  end
-  return records
+  local ids = {}
+  for i = 1, math.min(#found, tonumber(most)) do ids[i] = found[i].id end
+  return records_of(ids)
 end
 
 -- working <queue> …   -> of each worker and model: worker, model, how many tasks, ms since the oldest was begun

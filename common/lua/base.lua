@@ -24,6 +24,16 @@ local ops = {}
 
 local function record_key(id) return ours('task:' .. id) end
 
+-- The records of those tasks that there are.
+local function records_of(ids)
+  local found = {}
+  for _, id in ipairs(ids) do
+    local record = redis.call('HGETALL', record_key(id))
+    if #record > 0 then found[#found + 1] = record end
+  end
+  return found
+end
+
 local function is_final(status) return status == 'completed' or status == 'failed' end
 
 -- Time of the oldest message that waits in a queue, nil when it is empty or not ours to read.

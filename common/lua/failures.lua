@@ -11,11 +11,4 @@ local function remember_failure(id, failure)
 end
 
 -- failures <most>   -> the records of those that are still kept, the last one first
-function ops.failures(most)
-  local found = {}
-  for _, id in ipairs(redis.call('LRANGE', FAILED, 0, most - 1)) do
-    local record = redis.call('HGETALL', record_key(id))
-    if #record > 0 then found[#found + 1] = record end
-  end
-  return found
-end
+function ops.failures(most) return records_of(redis.call('LRANGE', FAILED, 0, most - 1)) end

@@ -86,11 +86,4 @@ function ops.outcomes()
 end
 
 -- open <most>   -> the records of tasks that have not ended, those first that are to be looked at next
-function ops.open(most)
-  local found = {}
-  for _, id in ipairs(redis.call('ZRANGE', DUE, 0, most - 1)) do
-    local record = redis.call('HGETALL', record_key(id))
-    if #record > 0 then found[#found + 1] = record end
-  end
-  return found
-end
+function ops.open(most) return records_of(redis.call('ZRANGE', DUE, 0, most - 1)) end

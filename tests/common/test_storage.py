@@ -57,6 +57,22 @@ def test_what_was_never_put_is_none(storage: ImageStorage) -> None:
     assert storage.get("task/0.png") is None
 
 
+def test_it_is_read_piece_by_piece_as_each_is_asked_for(
+    storage: ImageStorage, directory: Path
+) -> None:
+    data = os.urandom(600_000)
+    storage.put("task/0.png", data)
+    found = storage.pieces("task/0.png")
+    assert found is not None and storage.pieces("task/1.png") is None
+    length, pieces = found
+
+    first = next(pieces)
+    (directory / "task" / "0.png").write_bytes(data[:300_000])  # the rest was not read yet
+
+    assert (length, first) == (600_000, data[:262_144])
+    assert b"".join(pieces) == data[262_144:300_000]
+
+
 def test_putting_again_overwrites(storage: ImageStorage, directory: Path) -> None:
     storage.put("task/0.png", b"a longer picture")
     storage.put("task/0.png", b"picture")
