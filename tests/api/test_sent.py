@@ -12,7 +12,7 @@ import pytest
 from gunicorn.config import Config  # type: ignore[import-untyped]
 from gunicorn.http import get_parser, wsgi  # type: ignore[import-untyped]
 
-import api.gunicorn_worker  # noqa: F401 - from then on gunicorn answers as it says there
+import api.gunicorn_worker  # from then on gunicorn answers as it says there
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="connections of packets are Linux' own"
@@ -67,8 +67,12 @@ def test_what_comes_bit_by_bit_is_sent_as_it_comes(
     assert others == [b"3\r\ntwo\r\n", b"0\r\n\r\n"]
 
 
-def test_what_is_long_is_sent_in_pieces(connection: tuple[socket.socket, socket.socket]) -> None:
+def test_what_is_long_is_sent_in_pieces(
+    connection: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between which others have their turn."""
+    turns: list[None] = []
+    monkeypatch.setattr(api.gunicorn_worker, "give_way", lambda: turns.append(None))
     ours, theirs = connection
     answering = threading.Thread(
         target=answer, args=(ours, b"x" * 400_000), kwargs={"Content-Length": "400000"}
@@ -78,6 +82,7 @@ def test_what_is_long_is_sent_in_pieces(connection: tuple[socket.socket, socket.
     pieces = received(theirs)
     answering.join()
     assert [len(piece) for piece in pieces[-3:]] == [131_072, 131_072, 6_784]
+    assert len(turns) == 4
 
 
 def test_an_answer_without_a_body_is_sent(
