@@ -262,8 +262,13 @@ class _Deadlined(io.RawIOBase):
         super().__init__()
         self._raw = raw
         self._sock = sock
+        self._first = b""
         left = sock.gettimeout()
         self._ends = math.inf if left is None else time.monotonic() + left
+
+    def wait(self) -> None:
+        """Wait until something has come, or nothing more can; before anything is read."""
+        self._first = self._sock.recv(1)
 
     def readable(self) -> bool:
         return True
@@ -272,6 +277,9 @@ class _Deadlined(io.RawIOBase):
         return self._raw.fileno()
 
     def readinto(self, buffer: Any) -> int | None:
+        if self._first:
+            buffer[:1], self._first = self._first, b""
+            return 1
         left = self._ends - time.monotonic()
         if left <= 0:
             raise TimeoutError("timed out")
@@ -293,7 +301,16 @@ class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         raw: Any = self.fp.detach()
-        self.fp = io.BufferedReader(_Deadlined(raw, sock))
+        self._deadlined = _Deadlined(raw, sock)
+        self.fp = io.BufferedReader(self._deadlined, 1)  # a proxy's few lines are read through it
+
+    def begin(self) -> None:
+        if self.headers is None:
+            # A provider thinks for a minute, and thousands do at once: the buffer of 8 kB is made
+            # when there is something to put into it.
+            self._deadlined.wait()
+            self.fp = io.BufferedReader(self.fp.detach())
+        super().begin()
 
 
 class _Connecting(HTTPConnection):

@@ -38,6 +38,9 @@ def main(arguments: list[str]) -> int:
 def _worker(settings: Settings) -> int:
     if settings.worker_pool == "gevent":
         _patch_before_everything()
+        import gevent
+
+        gevent.config.track_greenlet_tree = False  # who started a greenlet: ten objects each
     from common.logging import configure
     from workers.celery import app, worker_name
 

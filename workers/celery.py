@@ -19,6 +19,7 @@ from common.catalog import Catalog
 from common.connection import connect, sentinel_options
 from common.errors import ConfigurationError
 from common.file_signer import FileSigner
+from common.garbage import settle
 from common.liveness import Liveness
 from common.logging import begin_lines, configure, end_lines
 from common.outbox import Outbox, WebhookSecrets
@@ -158,6 +159,7 @@ def make_app(settings: Settings) -> Celery:
         heartbeat.start()
         notifier.start()
         cancels.start()
+        settle()
 
     @signals.worker_shutting_down.connect(weak=False)
     def _stopping(**_: Any) -> None:

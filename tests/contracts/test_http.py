@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -223,6 +224,42 @@ def test_many_calls_go_out_at_once(serve: Serve) -> None:
         thread.join()
 
     assert answers == [200] * 12  # three times the connections that are kept
+
+
+def test_a_call_that_waits_for_its_answer_takes_little_memory() -> None:
+    number = 20
+    with socket.create_server(("127.0.0.1", 0), backlog=number) as server:
+        api = client(f"http://127.0.0.1:{server.getsockname()[1]}")
+
+        def buy() -> None:
+            with pytest.raises(OutcomeUnknown):
+                api.post("/buy", {"prompt": "a fox"}, deadline=soon(30))
+
+        def wait_for(number: int) -> tuple[list[threading.Thread], list[socket.socket]]:
+            threads = [threading.Thread(target=buy) for _ in range(number)]
+            for thread in threads:
+                thread.start()
+            callers = [server.accept()[0] for _ in threads]
+            for caller in callers:
+                heard = b""
+                while b"a fox" not in heard:
+                    heard += caller.recv(10_000)
+            return threads, callers
+
+        first = wait_for(1)  # what is made but once is there
+        tracemalloc.start()
+        try:
+            others = wait_for(number)
+            taken = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        for threads, callers in (first, others):
+            for caller in callers:
+                caller.close()
+            for thread in threads:
+                thread.join()
+
+    assert taken / number < 13_000  # a buffer for the answer alone is 8 kB
 
 
 def test_remembers_no_cookies(serve: Serve) -> None:

@@ -51,6 +51,9 @@ REDIRECT_LIMIT = 3
 MESSAGE_LIMIT = 300  # characters
 MESSAGE_TAIL = 120  # of which so many are from the end, where the reason of a refusal often is
 JSON_BYTES = 1_000_000  # an answer without its pictures
+_ORJSON_BYTES = (
+    4096  # of memory that orjson 3.13 takes for a text however short, and does not return
+)
 
 _STATUS_ERRORS: dict[int, type[ProviderError]] = {
     400: Refused,
@@ -148,6 +151,8 @@ class Http:
             data, kind = _multipart(body) if multipart else (orjson.dumps(body), "application/json")
         except (orjson.JSONEncodeError, UnicodeEncodeError) as error:
             raise Refused("The request holds text that is not valid Unicode.") from error
+        if len(data) < _ORJSON_BYTES:
+            data = bytes(memoryview(data))  # held until the answer is there
         sent = {**self._headers, **(headers or {}), "Content-Type": kind}
         request = _request("POST", self._base + path, sent, data)
         try:
