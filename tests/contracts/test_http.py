@@ -317,19 +317,18 @@ def test_needs_no_proxy_for_its_own_machine(serve: Serve, monkeypatch: pytest.Mo
 def test_knows_what_a_broken_proxy_has_passed_on(
     serve: Serve, dead_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, tunnelled = client("http://provider.invalid"), client("https://provider.invalid")
+    def buy(scheme: str, proxy: str) -> None:
+        monkeypatch.setenv(f"{scheme}_proxy", proxy)
+        client(f"{scheme}://provider.invalid").post("/buy", {}, deadline=soon())
 
-    for url in (dead_url, serve(Reply(status=403)).url):
-        monkeypatch.setenv("https_proxy", url)
+    for proxy in (dead_url, serve(Reply(status=403)).url):
         with pytest.raises(Unavailable):
-            tunnelled.post("/buy", {}, deadline=soon())
+            buy("https", proxy)
 
-    monkeypatch.setenv("http_proxy", dead_url)
     with pytest.raises(Unavailable):
-        plain.post("/buy", {}, deadline=soon())
-    monkeypatch.setenv("http_proxy", serve(Reply(act=lambda _: None)).url)
+        buy("http", dead_url)
     with pytest.raises(OutcomeUnknown):
-        plain.post("/buy", {}, deadline=soon())
+        buy("http", serve(Reply(act=lambda _: None)).url)
 
 
 # -- TLS

@@ -124,6 +124,9 @@ class Http:
         self._auth = {auth[0]: auth[1] + self._sent_key} if key else {}
         self._max_image_bytes = max_image_bytes
         self._is_local = access.sandbox or is_loopback(self.host)
+        # Proxies of the environment are honoured, with NO_PROXY: a gateway may have no other way
+        # out. The environment of a process stays as it is, and reading all of it takes 75 µs.
+        self._proxies = functools.lru_cache(maxsize=256)(requests.utils.get_environ_proxies)
         self._own = Transport(concurrency, guarded=False)
         self._foreign = Transport(concurrency, guarded=True)
 
@@ -352,10 +355,10 @@ class Http:
     def _exchange(
         self, transport: Transport, request: requests.PreparedRequest, deadline: float, limit: int
     ) -> Answer:
-        # Proxies of the environment are honoured, with NO_PROXY: a gateway may have no other way
-        # out. A provider on this machine needs none.
+        # A provider on this machine needs no proxy.
         direct = self._is_local and transport is self._own
-        proxies = {} if direct else requests.utils.get_environ_proxies(str(request.url))
+        where = urlsplit(str(request.url))
+        proxies = {} if direct else self._proxies(f"{where.scheme}://{where.netloc}")
         return transport.exchange(request, deadline=deadline, limit=limit, proxies=proxies)
 
 
