@@ -6,9 +6,7 @@ import gc
 
 __all__ = ["settle"]
 
-_YOUNG = (
-    2_000  # new objects that are looked through at once; Python's own 700 are for few that stay
-)
+_YOUNG = 2_000  # new objects that one collection waits for; Python's own 700 are for few that stay
 
 
 def settle() -> None:
