@@ -140,7 +140,7 @@ class Rig:
         self.client = connect(valkey.url, timeout=120)
         stack.callback(self.client.close)
         self.valkey = self.start("valkey", list(valkey.command))
-        until(self.client.ping, "Valkey answers")
+        self.up(self.valkey, self.client.ping)
         self.store = TaskStore(self.client, lease=30)
 
     # -- processes
@@ -153,7 +153,7 @@ class Rig:
         port: int = 0,
         settings: Mapping[str, str] | None = None,
     ) -> Running:
-        with (self.directory / f"{name}.log").open("ab") as log:
+        with self._log_of(name).open("ab") as log:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -166,12 +166,24 @@ class Rig:
         self._stack.callback(_end, running)
         return running
 
+    def _log_of(self, name: str) -> Path:
+        return self.directory / f"{name}.log"
+
+    def up(self, running: Running, answers: Callable[[], object], seconds: float = 60) -> None:
+        """Wait until a process answers. Raises RuntimeError, with the end of its log, when it ends
+        before, and TimeoutError."""
+        process = running.process
+        until(lambda: process.poll() is not None or answers(), f"{running.name} answers", seconds)
+        if process.poll() is not None:
+            said = self._log_of(running.name).read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"{running.name} ended with {process.returncode}:\n{said}")
+
     def provider(self, delay: float = 0.0, side: int = 64, *, gate: int = 0) -> Running:
         """The stub, which is from then on OpenAI to whoever is started."""
         port = pick_free_port()
         command = [sys.executable, "-m", "ops.bench.stub", str(port), str(delay), str(side)]
         stub = self.start("provider", [*command, str(gate)], port=port)
-        until(lambda: self.ask(port), "the stub answers")
+        self.up(stub, lambda: self.ask(port))
         url = f"http://127.0.0.1:{port}/v1"
         self._environment |= {"OPENAI_BASE_URL": url, "BENCH_PROVIDER_URL": url}
         return stub
@@ -180,7 +192,7 @@ class Rig:
         port = pick_free_port()
         line = [config if word == "ops/gunicorn.conf.py" else word for word in self.lines["web"]]
         web = self.start("web", line, port=port, settings={"PORT": str(port), **settings})
-        until(lambda: _status(port, "/healthz") == 200, "the front end answers")
+        self.up(web, lambda: _status(port, "/healthz") == 200)
         _status(port, "/v1/tasks/none", Authorization=f"Bearer {KEY}")  # registers the key
         return web
 
@@ -188,7 +200,7 @@ class Rig:
         environment = {"WORKER_POOL": pool, "WORKER_CONCURRENCY": str(concurrency), **settings}
         before = len(self.store.health().workers)
         worker = self.start("worker", self.lines["worker"], settings=environment)
-        until(lambda: len(self.store.health().workers) > before, "the worker is ready")
+        self.up(worker, lambda: len(self.store.health().workers) > before)
         return worker
 
     def textbook_web(self) -> Running:
@@ -200,7 +212,7 @@ class Rig:
             *("--bind", f"127.0.0.1:{port}", "ops.bench.textbook:app"),
         ]
         web = self.start("textbook-web", command, port=port)
-        until(lambda: _status(port, "/constant") == 200, "the constant view answers")
+        self.up(web, lambda: _status(port, "/constant") == 200)
         return web
 
     def textbook_worker(self, pool: str = "threads", concurrency: int = 100) -> Running:
@@ -209,8 +221,7 @@ class Rig:
             *(f"--pool={pool}", f"--concurrency={concurrency}", "--loglevel=INFO"),
         ]
         worker = self.start("textbook-worker", command)
-        log = self.directory / "textbook-worker.log"
-        until(lambda: b" ready." in log.read_bytes(), "the textbook's worker is ready")
+        self.up(worker, lambda: b" ready." in self._log_of(worker.name).read_bytes())
         return worker
 
     # -- what is known from outside

@@ -14,7 +14,7 @@ import pytest
 from ops.bench.__main__ import CASES
 from ops.bench.load import Load, get, run
 from ops.bench.report import Series, drawing, ratio_row
-from ops.bench.rig import until
+from ops.bench.rig import rig, until
 from ops.launcher.ports import is_free, pick_free_port
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +32,14 @@ def test_a_case_runs_alone_and_briefly(case: str, tmp_path: Path) -> None:
     assert all(row["what"] in done.stdout for row in report["rows"])
     for svg in tmp_path.glob("*.svg"):
         ElementTree.parse(svg)
+
+
+def test_a_process_that_does_not_start_is_not_waited_for_and_says_why(tmp_path: Path) -> None:
+    with (
+        rig(tmp_path) as bench,
+        pytest.raises(RuntimeError, match=r"web ended with 2:\nRETENTION_HOURS"),
+    ):
+        bench.web(RETENTION_HOURS="never")
 
 
 def test_a_ratio_is_that_of_rounds_that_took_turns() -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ops.bench.load import get, post
-from ops.bench.rig import KEY, Rig, Running, until
+from ops.bench.rig import KEY, Rig, Running
 from ops.launcher.ports import is_free, pick_free_port
 
 __all__ = ["LiteLLM", "Peer", "System", "Textbook", "Told", "systems"]
 
 _APPS = Path(__file__).resolve().parent / "apps"
+_PATIENCE = 300  # seconds; packages that were just installed are compiled at the first start
 _BODY = {"model": "dall-e-2", "prompt": "a red apple on a wooden table", "size": "1024x1024"}
 
 
@@ -113,7 +113,7 @@ class Peer(Textbook):
     def start_web(self, bench: Rig) -> Running:
         port = pick_free_port()
         web = self._start(bench, "web", self.web.replace("PORT", str(port)), port)
-        self._until(lambda: not is_free("127.0.0.1", port), web)
+        bench.up(web, lambda: not is_free("127.0.0.1", port), _PATIENCE)
         return web
 
     def start_worker(self, bench: Rig, *, impatient: bool = False) -> Running:
@@ -122,13 +122,8 @@ class Peer(Textbook):
         settings = self.impatience if impatient else {}
         line = f"{self.worker} {self.hurry if impatient else ''}"
         worker = self._start(bench, "worker", line, 0, **settings)
-        self._until(lambda: self.ready in log.read_text(), worker)
+        bench.up(worker, lambda: self.ready in log.read_text(), _PATIENCE)
         return worker
-
-    def _until(self, ready: Callable[[], bool], running: Running) -> None:
-        until(lambda: ready() or running.process.poll() is not None, f"{running} is ready", 300)
-        if running.process.poll() is not None:
-            raise RuntimeError(f"{running.name} has ended at its start; see its log")
 
     def _start(self, bench: Rig, name: str, line: str, port: int, **settings: str) -> Running:
         scripts = self.cache.resolve() / self.package / "bin"
