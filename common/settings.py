@@ -331,7 +331,8 @@ class Settings(BaseSettings):
         10,
         ge=1,
         le=600,
-        description="A task whose message may be lost is announced again after this.",
+        description="A task whose message may be lost is announced again after this; one that has "
+        "come up from its caller's line after 10 s, whatever this says.",
     )
     stall_seconds: float = Field(
         60,
