@@ -51,9 +51,7 @@ REDIRECT_LIMIT = 3
 MESSAGE_LIMIT = 300  # characters
 MESSAGE_TAIL = 120  # of which so many are from the end, where the reason of a refusal often is
 JSON_BYTES = 1_000_000  # an answer without its pictures
-_ORJSON_BYTES = (
-    4096  # of memory that orjson 3.13 takes for a text however short, and does not return
-)
+_ORJSON_BYTES = 4096  # of memory that orjson 3.13 keeps for a text, however short
 
 _STATUS_ERRORS: dict[int, type[ProviderError]] = {
     400: Refused,
